@@ -1,0 +1,109 @@
+"""What runs where: the frozen `Plan` behind `plan.json`, ending in explicit ranges so that the executor only slices.
+
+Knows ranges, predictions and reasons. Knows nothing of how they were found or how they run.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+MLP_UNIT = 32
+HIDDEN_UNIT = 32
+VOCAB_UNIT = 1024
+PREFILL_CHUNK = 256
+
+Range = tuple[int, int]
+Strategy = Literal["row", "column"]
+Dtype = Literal["float32", "bfloat16"]
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+def size(span: Range) -> int:
+    """Length of a half-open range."""
+    return span[1] - span[0]
+
+
+def members(spans: tuple[Range, ...]) -> tuple[int, ...]:
+    """Indices of the devices whose range is not empty."""
+    return tuple(d for d, span in enumerate(spans) if size(span))
+
+
+class BlockPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One attention or MLP block: a `[begin, end)` range per device, in plan order, covering the whole without overlap.
+
+    `units`: KV heads (attention) or MLP columns (MLP). `outputs`: hidden columns of the output projection under the column
+    strategy, () under row. Devices with outputs are among those with units.
+    """
+
+    strategy: Strategy
+    units: tuple[Range, ...]
+    outputs: tuple[Range, ...] = ()
+
+
+class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    attention: BlockPlan
+    mlp: BlockPlan
+
+
+class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the plan is best for: tokens per sequence, sequences at once, and the context the KV cache must hold."""
+
+    prompt_tokens: int = 512
+    new_tokens: int = 128
+    batch: int = 1
+    context: int = 4096
+
+
+class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    prefill_s: float
+    decode_s_per_token: float
+    decode_tokens_per_s: float
+
+
+class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A split that needs no solver, priced like the plan. None where it does not fit."""
+
+    feasible: bool
+    objective_s: float | None
+    decode_tokens_per_s: float | None
+
+
+class DeviceUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one device holds. Units: KV heads and MLP columns summed over layers, vocabulary rows. `bytes` is the sum of the parts."""
+
+    name: str
+    attention_units: int
+    mlp_units: int
+    head_units: int
+    bytes: int
+    cap_bytes: int
+    weight_bytes: int
+    cache_bytes: int
+    workspace_bytes: int
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema_version: int
+    tpplan_version: str
+    model: str
+    model_fingerprint: str
+    profile_fingerprint: str
+    devices: tuple[str, ...]
+    dtype: Dtype
+    workload: Workload
+    embedding: tuple[Range, ...]
+    layers: tuple[LayerPlan, ...]
+    head: tuple[Range, ...]
+    status: str
+    objective_s: float
+    bound_s: float
+    gap: float
+    space: str
+    solve_s: float
+    predicted: Predicted
+    baselines: dict[str, Baseline]
+    device_use: tuple[DeviceUse, ...]
+    reasons: tuple[str, ...]
