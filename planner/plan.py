@@ -48,6 +48,14 @@ class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mlp: BlockPlan
 
 
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who holds what: vocabulary rows of embedding and head, and every layer's blocks. Tied embeddings: both are equal."""
+
+    embedding: tuple[Range, ...]
+    layers: tuple[LayerPlan, ...]
+    head: tuple[Range, ...]
+
+
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the plan is best for: tokens per sequence, sequences at once, and the context the KV cache must hold."""
 
@@ -107,3 +115,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baselines: dict[str, Baseline]
     device_use: tuple[DeviceUse, ...]
     reasons: tuple[str, ...]
+
+    @property
+    def split(self) -> Split:
+        """The ranges alone, as the graph builder takes them."""
+        return Split(self.embedding, self.layers, self.head)

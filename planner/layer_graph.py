@@ -1,0 +1,171 @@
+"""One pass of a split model as steps, and those steps as a networkx graph.
+
+Knows the order of steps, who takes part in which collective, and every width. Knows neither times nor tensors.
+Every member of a block holds the whole hidden state; the residual is folded into the first producer's part (row) or
+into each producer's slice (column), so a device outside a block pays nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from .model_spec import ModelSpec
+from .plan import BlockPlan, Range, Split, members, size
+from .steps import Block, Kind, Step
+from .strategy import OUTPUT_PROJECTION
+
+
+@dataclass
+class _Builder:
+    """Makes the steps of one block at a time; `rows` tokens, `context` cached positions."""
+
+    model: ModelSpec
+    rows: int
+    context: int
+    collectives: int = 0
+    layer: int = -1
+    block: Block = "embed"
+    contended: bool = False
+    steps: list[Step] = field(default_factory=list)
+
+    def enter(self, layer: int, block: Block, devices: tuple[int, ...]) -> None:
+        self.layer, self.block, self.contended = layer, block, len(devices) > 1
+
+    def add(self, device: int, kind: Kind, role: str, wide_in: int, wide_out: int, **more: object) -> None:
+        where = self.block if self.layer < 0 else f"layer{self.layer}.{self.block}"
+        step = Step(
+            name=f"{where}.d{device}.{role}",
+            kind=kind,
+            device=device,
+            layer=self.layer,
+            block=self.block,
+            role=role,
+            rows=self.rows,
+            in_features=wide_in,
+            out_features=wide_out,
+            contended=self.contended,
+            **more,  # type: ignore[arg-type]
+        )
+        self.steps.append(step)
+
+    def exchange(self, role: str, widths: dict[int, int], consumers: tuple[int, ...], combine: str) -> None:
+        """Pushes of the producers (`widths` by device) and pulls of the consumers; nothing when one device is both."""
+        producers = tuple(sorted(widths))
+        if producers == consumers and len(producers) == 1:
+            return
+        site, wide_in = self.collectives, tuple(widths[p] for p in producers)
+        self.collectives += 1
+        total = sum(wide_in) if combine == "concat" else wide_in[0]
+        for p in producers:
+            if consumers != (p,):
+                width = widths[p]
+                self.add(p, Kind.PUSH, f"push_{role}", width, width, collective=site, peers=consumers)
+        for c in consumers:
+            more = {"collective": site, "peers": producers, "widths": wide_in, "combine": combine}
+            self.add(c, Kind.PULL, f"pull_{role}", total, total, **more)
+
+
+def _embedding(b: _Builder, split: Split, consumers: tuple[int, ...]) -> None:
+    holders, hidden = members(split.embedding), b.model.hidden
+    b.enter(-1, "embed", holders)
+    for d in holders:
+        b.add(d, Kind.EMBED, "embed", hidden, hidden, span=split.embedding[d])
+    b.exchange("hidden", dict.fromkeys(holders, hidden), consumers, "sum")
+
+
+def _attention_inputs(b: _Builder, d: int, span: Range) -> int:
+    """Norm to attention on device `d` with KV heads `span`; returns the width of its attention output."""
+    m = b.model
+    q, kv = size(span) * m.group * m.head_dim, size(span) * m.head_dim
+    window = m.windows[b.layer]
+    context = min(b.context, window) if window else b.context
+    b.add(d, Kind.NORM, "norm", m.hidden, m.hidden)
+    b.add(d, Kind.LINEAR, "qkv", m.hidden, q + 2 * kv, span=span)
+    b.add(d, Kind.ROPE, "rope", q + 2 * kv, q + 2 * kv, span=span)
+    b.add(d, Kind.ATTENTION, "attention", kv, q, span=span, context=context)
+    return q
+
+
+def _mlp_inputs(b: _Builder, d: int, span: Range) -> int:
+    """Norm to SwiGLU on device `d` with MLP columns `span`; returns how many columns."""
+    columns, hidden = size(span), b.model.hidden
+    b.add(d, Kind.NORM, "norm", hidden, hidden)
+    b.add(d, Kind.LINEAR, "gate_up", hidden, 2 * columns, span=span)
+    b.add(d, Kind.SWIGLU, "swiglu", 2 * columns, columns, span=span)
+    return columns
+
+
+def _block(b: _Builder, layer: int, block: Block, plan: BlockPlan, consumers: tuple[int, ...]) -> None:
+    """One attention or MLP block, from the hidden state of its members to that of `consumers`."""
+    holders, hidden, rule = members(plan.units), b.model.hidden, OUTPUT_PROJECTION[plan.strategy]
+    inputs, role = (_attention_inputs, "o_proj") if block == "attention" else (_mlp_inputs, "down_proj")
+    b.enter(layer, block, holders)
+    widths = {d: inputs(b, d, plan.units[d]) for d in holders}
+    if not rule.gathers_input:
+        for d in holders:
+            b.add(d, Kind.LINEAR, role, widths[d], hidden, span=plan.units[d])
+        b.add(holders[0], Kind.RESIDUAL, "residual", hidden, hidden, span=(0, hidden))
+        b.exchange("hidden", dict.fromkeys(holders, hidden), consumers, rule.combine)
+        return
+    writers = members(plan.outputs)
+    b.exchange("inputs", widths, writers, "concat")
+    for d in writers:
+        span = plan.outputs[d]
+        b.add(d, Kind.LINEAR, role, sum(widths.values()), size(span), span=span)
+        b.add(d, Kind.RESIDUAL, "residual", size(span), size(span), span=span)
+    b.exchange("hidden", {d: size(plan.outputs[d]) for d in writers}, consumers, rule.combine)
+
+
+def _head(b: _Builder, split: Split) -> None:
+    holders, hidden = members(split.head), b.model.hidden
+    b.enter(-1, "head", holders)
+    b.rows = 1
+    for d in holders:
+        span = split.head[d]
+        b.add(d, Kind.NORM, "norm", hidden, hidden)
+        b.add(d, Kind.LINEAR, "lm_head", hidden, size(span), span=span)
+        b.add(d, Kind.ARGMAX, "argmax", size(span), 1, span=span)
+
+
+def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: bool = True) -> list[Step]:
+    """All steps of one pass over `rows` tokens, in an order that every device can follow.
+
+    `context`: cached positions that a row attends to, itself included. `logits`: whether the head runs, on the last row.
+    """
+    b = _Builder(model, rows, context)
+    blocks: list[tuple[int, Block, BlockPlan]] = []
+    for i, layer in enumerate(split.layers):
+        blocks += [(i, "attention", layer.attention), (i, "mlp", layer.mlp)]
+    takers = [members(plan.units) for _, _, plan in blocks] + [members(split.head) if logits else ()]
+    _embedding(b, split, takers[0])
+    for (layer, block, plan), consumers in zip(blocks, takers[1:], strict=True):
+        _block(b, layer, block, plan, consumers)
+    if logits:
+        _head(b, split)
+    return b.steps
+
+
+def device_steps(steps: Iterable[Step], device: int) -> Iterator[Step]:
+    """The program of one device."""
+    return (step for step in steps if step.device == device)
+
+
+def layer_graph(steps: Iterable[Step]) -> nx.DiGraph:
+    """Edges: each device's steps in order, and every push before the pulls of the same collective."""
+    graph: nx.DiGraph = nx.DiGraph()
+    last: dict[int, Step] = {}
+    pushed: dict[tuple[int, int], Step] = {}
+    for step in steps:
+        graph.add_node(step)
+        if step.device in last:
+            graph.add_edge(last[step.device], step)
+        if step.kind is Kind.PUSH:
+            pushed[step.collective, step.device] = step
+        for peer in step.peers if step.kind is Kind.PULL else ():
+            if peer != step.device:
+                graph.add_edge(pushed[step.collective, peer], step)
+        last[step.device] = step
+    return graph
