@@ -52,9 +52,9 @@ class _Builder:
         self.steps.append(step)
 
     def exchange(self, role: str, widths: dict[int, int], consumers: tuple[int, ...], combine: str) -> None:
-        """Pushes of the producers (`widths` by device) and pulls of the consumers; nothing when one device is both."""
+        """Pushes of the producers (`widths` by device) and pulls of the consumers; nothing when nobody consumes or one device is both."""
         producers = tuple(sorted(widths))
-        if producers == consumers and len(producers) == 1:
+        if not consumers or (producers == consumers and len(producers) == 1):
             return
         site, wide_in = self.collectives, tuple(widths[p] for p in producers)
         self.collectives += 1
