@@ -1,0 +1,5 @@
+"""`python -m tpplan`."""
+
+from .cli.main import main
+
+main()

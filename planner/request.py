@@ -1,0 +1,23 @@
+"""What the user asks of a solve: the workload, limits and any split given by hand, in a frozen `Request`.
+
+Knows the wishes. Knows nothing of how they are met or refused (see `solve`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .plan import Dtype, Strategy, Workload
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`caps`: bytes by device name. Splits: KV heads or MLP columns per device, in profile order. None is for the solver to choose."""
+
+    workload: Workload = Workload()
+    dtype: Dtype = "float32"
+    caps: dict[str, int] = {}
+    attention_split: tuple[int, ...] | None = None
+    attention_strategy: Strategy | None = None
+    mlp_split: tuple[int, ...] | None = None
+    mlp_strategy: Strategy | None = None
+    time_limit_s: float = 30.0
