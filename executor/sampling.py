@@ -33,7 +33,7 @@ class Sampler:
         self.seed = self._generator.seed() if seed is None else self._generator.manual_seed(seed).initial_seed()
 
     def __call__(self, logits: torch.Tensor) -> int:
-        """The next id from `logits: [vocab]` float32. Raises ValueError where the largest logit is not a finite number."""
+        """The next id from `logits: [vocab]` float32. Raises ValueError where the largest is not a finite number."""
         best = int(logits.argmax())
         if not math.isfinite(logits[best]):  # argmax finds a NaN where there is one
             raise ValueError(f"the logits are not numbers (token {best}: {float(logits[best])}): damaged weights?")
