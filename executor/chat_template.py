@@ -48,7 +48,7 @@ def _environment() -> Any:
     class Generation(Extension):
         """`{% generation %}` marks the assistant's words for training; for a prompt it is its body."""
 
-        tags = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - jinja2 wants a set here
 
         def parse(self, parser: Any) -> nodes.Node:
             line = next(parser.stream).lineno
@@ -72,7 +72,7 @@ def _environment() -> Any:
 
 
 def _render_here(template: str, messages: list[dict[str, str]], special_tokens: dict[str, str]) -> str:
-    text = (
+    text: str = (
         _environment()
         .from_string(template)
         .render(**special_tokens, messages=messages, tools=None, documents=None, add_generation_prompt=True)

@@ -73,7 +73,7 @@ def test_endless_templates_are_stopped(template: str, monkeypatch: pytest.Monkey
     """A template that computes for ever is ended at the time limit, in C code too."""
     monkeypatch.setattr(chat_template, "LIMIT_S", 0.5)
     started = time.monotonic()
-    with pytest.raises(ValueError, match="did not end within 0.5 s; use --raw"):
+    with pytest.raises(ValueError, match=r"did not end within 0\.5 s; use --raw"):
         render(template, CHAT, NAMES)
     assert time.monotonic() - started < 3
 
