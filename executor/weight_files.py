@@ -1,0 +1,95 @@
+"""The weights of a model on disk: any slice of any tensor, by its Hugging Face name, as float32.
+
+Knows which reader a path needs and that several device threads read at once. Knows nothing of plans or devices.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..planner.model_spec import ModelSpec
+from ..planner.plan import Range
+from ..planner.weight_names import check_shapes
+from .gguf_weights import gguf_tensors
+from .safetensors_weights import safetensors_tensors
+from .stored import Stored, join_halves, read_slice
+
+if TYPE_CHECKING:
+    import torch
+
+
+class WeightFiles:
+    """Open files and the tensors in them. `read` may be called from any number of threads; close after the last."""
+
+    def __init__(self, path: Path, tensors: dict[str, Stored]) -> None:
+        self.path = path
+        self._tensors = tensors
+        self._files: dict[Path, int] = {}
+        try:
+            for file in {tensor.path for tensor in tensors.values()}:
+                self._files[file] = os.open(file, os.O_RDONLY)
+        except OSError as error:
+            self.close()
+            raise ValueError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+    def __enter__(self) -> WeightFiles:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def read(self, name: str, rows: Range | None = None, columns: Range | None = None) -> torch.Tensor:
+        """Float32, contiguous: [rows, columns] of a matrix, [rows] of a vector; None means all.
+
+        Only these bytes are read, about 1 MB decoded at a time. Rows of q and k must be whole heads.
+        ValueError in one line names the tensor when the file has shrunk or holds NaN or infinity.
+        """
+        import torch
+
+        stored = self._tensors[name]
+        vector = len(stored.shape) == 1
+        rows, columns = rows or (0, stored.shape[0]), columns or (0, stored.shape[-1])
+        assert 0 <= rows[0] <= rows[1] <= stored.shape[0], name
+        assert 0 <= columns[0] <= columns[1] <= stored.shape[-1], name
+        assert not stored.head_rows or not (rows[0] % stored.head_rows or rows[1] % stored.head_rows), name
+        try:
+            span = ((0, 1), rows) if vector else (rows, columns)
+            values = read_slice(self._files[stored.path], stored, *span)
+        except ValueError as error:
+            raise ValueError(f"{stored.path}: tensor {name!r} {error}") from None
+        values = values[0] if vector else values
+        if stored.head_rows:
+            join_halves(values, stored.head_rows)
+        return torch.from_numpy(values)
+
+
+def open_weights(path: str | Path, spec: ModelSpec) -> WeightFiles:
+    """The weights at `path`, a GGUF file or a Hugging Face directory; ValueError in one line if they cannot be read."""
+    path = Path(path)
+    if path.suffix == ".gguf":
+        return WeightFiles(path, gguf_tensors(path, spec))
+    if path.is_dir():
+        return WeightFiles(path, safetensors_tensors(path))
+    raise ValueError(f"{path}: holds no weights; give the Hugging Face directory or the .gguf file of the model")
+
+
+def check_weights(files: WeightFiles, spec: ModelSpec) -> None:
+    """ValueError unless the files hold every tensor of `spec`, in its shape, and no other."""
+    try:
+        check_shapes({name: files.shape(name) for name in files.names}, spec)
+    except ValueError as error:
+        raise ValueError(f"{files.path}: {error}") from None
