@@ -1,0 +1,59 @@
+"""Command-line values with a syntax of their own: sizes, caps, splits.
+
+Knows how they are written. Whether they suit a model or machine is the planner's business.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{infix}b": base**power
+    for infix, base in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate("kmgt", start=1)
+}
+SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)", re.ASCII)
+
+
+def parse_bytes(text: str) -> int:
+    """`8GiB`, `512 MB` or `1000` as bytes; ValueError for anything else."""
+    match = SIZE.fullmatch(text.strip())
+    if not match or match[2].lower() not in UNITS:
+        raise ValueError(f"{text!r} is no size: write it as 8GiB, 512MB or plain bytes")
+    return int(float(match[1]) * UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * UNITS[match[2].lower()]
+
+
+class Cap(click.ParamType):
+    """`cuda:0=8GiB` as ("cuda:0", 8589934592)."""
+
+    name = "DEVICE=SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        device, _, size = value.rpartition("=")
+        if not device:
+            self.fail(f"{value!r} is no cap: write it as cpu:0=8GiB", param, ctx)
+        try:
+            return device, parse_bytes(size)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Split(click.ParamType):
+    """`2,1` as (2, 1)."""
+
+    name = "N,N,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if not re.fullmatch(r"\d{1,9}(,\d{1,9}){0,63}", value, re.ASCII):
+            self.fail(f"{value!r} is no split: write whole numbers, one per device, as 2,1", param, ctx)
+        return tuple(map(int, value.split(",")))
+
+
+def by_device(ctx: click.Context, param: click.Parameter, caps: tuple[tuple[str, int], ...]) -> dict[str, int]:
+    """Click callback: repeated caps as a dict, each device once."""
+    if len(dict(caps)) < len(caps):
+        raise click.BadParameter("one device has two caps", ctx, param)
+    return dict(caps)

@@ -1,0 +1,69 @@
+"""What commands print: one JSON object or tables on stdout, everything else on stderr.
+
+Knows the screen. Knows nothing of what is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TextIO
+
+import msgspec
+
+
+class Table(NamedTuple):
+    """A title, column names, and rows of cells. The first column is text, the others are figures."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def emit(value: Any) -> None:
+    """Prints `value` as one JSON object on stdout."""
+    print(msgspec.json.encode(value).decode())
+
+
+def note(text: str) -> None:
+    """Prints a line on stderr."""
+    print(text, file=sys.stderr)
+
+
+def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
+    """Prints tables on stdout, or on `file`."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    file = file or sys.stdout
+    console = Console(file=file, width=None if file.isatty() else 160)
+    for title, columns, rows in tables:
+        table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="right" if index else "left")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+
+class Progress:
+    """Shows how far long work is, on stderr: one changing line on a terminal, a line for each new task elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._shown = ""
+
+    def __call__(self, task: str, fraction: float) -> None:
+        """`fraction` of the whole work is done and `task` comes next."""
+        if self._live:
+            print(f"\r\x1b[K{fraction:4.0%} {task}", end="", file=sys.stderr, flush=True)
+        elif task != self._shown:
+            print(f"{fraction:4.0%} {task}", file=sys.stderr, flush=True)
+        self._shown = task
+
+    def done(self) -> None:
+        """Clears the changing line."""
+        if self._live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,107 @@
+"""Small JSON files, read with a bound and written whole or not at all.
+
+Knows files and what makes a figure believable. Knows nothing of what the figures mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_FIGURE = 2**62
+
+T = TypeVar("T")
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def read_struct(path: str | Path, type_: type[T], schema_version: int, fix: str) -> T:
+    """The struct stored in `path`; ValueError with `fix` if it is not JSON, another version, or holds impossible figures."""
+    try:
+        data = read_small(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {path}: {fix}, or name another file") from None
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+        if version != schema_version:
+            raise ValueError(f"schema version {version}, while this tpplan reads {schema_version}")
+        value = msgspec.json.decode(data, type=type_)
+        check_figures(msgspec.to_builtins(value))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot use {path}: {error}; {fix}") from error
+    return value
+
+
+def read_small(path: str | Path) -> bytes:
+    """The bytes of a regular file of at most 64 MiB; ValueError for anything else."""
+    with open(path, "rb", opener=_open_nonblocking) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path} is not a regular file")
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB, too large for what it should be")
+    return data
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def check_figures(value: Any, where: str = "$") -> None:
+    """ValueError unless every number inside lists and dicts is finite, not negative and below 2**62."""
+    if isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            check_figures(item, f"{where}.{key}")
+    elif isinstance(value, int | float) and not (math.isfinite(value) and 0 <= value < MAX_FIGURE):
+        raise ValueError(f"{where} is {value:.6g}, not a possible figure")
+
+
+def check_writable(path: str | Path) -> None:
+    """OSError if `path` cannot be written: asked before long work, whose result would be lost."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a directory")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(f"cannot write {path}: it is write-protected")
+    if not target.exists() or target.is_file():
+        beside = _beside(target)
+        try:
+            beside.touch(exist_ok=False)
+            beside.unlink()
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Writes beside `path`, then renames, so that a reader never sees half a file. Devices and pipes are written directly."""
+    target = Path(os.path.realpath(path))
+    direct = target.exists() and not target.is_file()
+    beside = target if direct else _beside(target)
+    try:
+        with open(beside, "wb" if direct else "xb") as file:
+            file.write(data)
+        if not direct:
+            beside.replace(target)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if not direct:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{os.getpid()}")
+
+
+def _unwritable(path: str | Path, error: OSError) -> OSError:
+    return OSError(f"cannot write {path}: {error.strerror}; choose another path")

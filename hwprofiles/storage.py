@@ -1,0 +1,52 @@
+"""`profile.json`: a HardwareProfile saved, and loaded only if every figure in it can be true.
+
+Knows the file. Knows nothing of measuring.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from .files import read_struct, write_atomically
+from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile
+
+FIX = "run `tpplan profile`"
+
+
+def save_profile(profile: HardwareProfile, path: str | Path) -> None:
+    """Writes `profile` as JSON; OSError if that cannot be done."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n")
+
+
+def load_profile(path: str | Path) -> HardwareProfile:
+    """The profile in `path`; ValueError (with the fix) if it is of another version or impossible, OSError if unreadable."""
+    profile = read_struct(path, HardwareProfile, SCHEMA_VERSION, FIX)
+    try:
+        check_profile(profile)
+    except ValueError as error:
+        raise ValueError(f"cannot use {path}: {error}; {FIX}") from error
+    return profile
+
+
+def check_profile(profile: HardwareProfile) -> None:
+    """ValueError unless there are devices, with unique names, and every rate and time is positive."""
+    names = [device.name for device in profile.devices]
+    if not names:
+        raise ValueError("it has no devices")
+    if len(set(names)) < len(names):
+        raise ValueError("two devices have the same name")
+    for device in profile.devices:
+        _check_device(device)
+
+
+def _check_device(device: DeviceProfile) -> None:
+    if not device.name or not device.name.isprintable():
+        raise ValueError(f"{device.name!r} is no device name")
+    for field in ("read_bytes_per_s_alone", "read_bytes_per_s", "matmul_flops_per_s"):
+        if not getattr(device, field):
+            raise ValueError(f"{device.name} has a {field} of zero")
+    for point in device.ops:
+        if not (point.rows and point.alone_s and point.together_s):
+            raise ValueError(f"{device.name} has a timing of zero for {point.op}")
