@@ -19,7 +19,7 @@ from .strategy import OUTPUT_PROJECTION
 
 
 @dataclass
-class _Builder:
+class StepBuilder:
     """Makes the steps of one block at a time; `rows` tokens, `context` cached positions."""
 
     model: ModelSpec
@@ -68,7 +68,7 @@ class _Builder:
             self.add(c, Kind.PULL, f"pull_{role}", total, total, **more)
 
 
-def _embedding(b: _Builder, split: Split, consumers: tuple[int, ...]) -> None:
+def _embedding(b: StepBuilder, split: Split, consumers: tuple[int, ...]) -> None:
     holders, hidden = members(split.embedding), b.model.hidden
     b.enter(-1, "embed", holders)
     for d in holders:
@@ -76,7 +76,7 @@ def _embedding(b: _Builder, split: Split, consumers: tuple[int, ...]) -> None:
     b.exchange("hidden", dict.fromkeys(holders, hidden), consumers, "sum")
 
 
-def _attention_inputs(b: _Builder, d: int, span: Range) -> int:
+def attention_inputs(b: StepBuilder, d: int, span: Range) -> int:
     """Norm to attention on device `d` with KV heads `span`; returns the width of its attention output."""
     m = b.model
     q, kv = size(span) * m.group * m.head_dim, size(span) * m.head_dim
@@ -89,7 +89,7 @@ def _attention_inputs(b: _Builder, d: int, span: Range) -> int:
     return q
 
 
-def _mlp_inputs(b: _Builder, d: int, span: Range) -> int:
+def mlp_inputs(b: StepBuilder, d: int, span: Range) -> int:
     """Norm to SwiGLU on device `d` with MLP columns `span`; returns how many columns."""
     columns, hidden = size(span), b.model.hidden
     b.add(d, Kind.NORM, "norm", hidden, hidden)
@@ -98,10 +98,10 @@ def _mlp_inputs(b: _Builder, d: int, span: Range) -> int:
     return columns
 
 
-def _block(b: _Builder, layer: int, block: Block, plan: BlockPlan, consumers: tuple[int, ...]) -> None:
+def _block(b: StepBuilder, layer: int, block: Block, plan: BlockPlan, consumers: tuple[int, ...]) -> None:
     """One attention or MLP block, from the hidden state of its members to that of `consumers`."""
     holders, hidden, rule = members(plan.units), b.model.hidden, OUTPUT_PROJECTION[plan.strategy]
-    inputs, role = (_attention_inputs, "o_proj") if block == "attention" else (_mlp_inputs, "down_proj")
+    inputs, role = (attention_inputs, "o_proj") if block == "attention" else (mlp_inputs, "down_proj")
     b.enter(layer, block, holders)
     widths = {d: inputs(b, d, plan.units[d]) for d in holders}
     if not rule.gathers_input:
@@ -119,7 +119,7 @@ def _block(b: _Builder, layer: int, block: Block, plan: BlockPlan, consumers: tu
     b.exchange("hidden", {d: size(plan.outputs[d]) for d in writers}, consumers, rule.combine)
 
 
-def _head(b: _Builder, split: Split) -> None:
+def _head(b: StepBuilder, split: Split) -> None:
     holders, hidden = members(split.head), b.model.hidden
     b.enter(-1, "head", holders)
     b.rows = 1
@@ -135,7 +135,7 @@ def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: 
 
     `context`: cached positions that a row attends to, itself included. `logits`: whether the head runs, on the last row.
     """
-    b = _Builder(model, rows, context)
+    b = StepBuilder(model, rows, context)
     blocks: list[tuple[int, Block, BlockPlan]] = []
     for i, layer in enumerate(split.layers):
         blocks += [(i, "attention", layer.attention), (i, "mlp", layer.mlp)]

@@ -1,0 +1,191 @@
+"""What one step costs on one device, from the profile's measured points.
+
+Knows how to interpolate between measurements: efficiency against the speed of light for matrix products and attention,
+time itself for the small steps. Knows nothing of the order of steps.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from math import exp, log
+
+from ..hwprofiles.profile import DeviceProfile, HardwareProfile, OpPoint
+from .plan import DTYPE_BYTES, Dtype
+from .steps import Kind, Step
+
+_SHORTEST_S = 1e-10
+_Level = list[tuple[tuple[float, ...], float]]
+_Line = list[tuple[float, float]]
+
+
+class CostModel:
+    """Times of steps in seconds; steps of equal shape are priced once. ValueError where the profile lacks an operation."""
+
+    def __init__(self, profile: HardwareProfile, dtype: Dtype) -> None:
+        self.profile, self.dtype = profile, dtype
+        self._seconds: dict[tuple[object, ...], float] = {}
+        self._levels: dict[tuple[int, Kind, bool], dict[int, _Level]] = {}
+        self._lines: dict[tuple[int, Kind, bool], dict[int, _Line]] = {}
+
+    def step_s(self, step: Step) -> float:
+        """Seconds of one step: exact where it was measured, interpolated elsewhere; a pull includes one flag's way."""
+        key = (
+            step.device,
+            step.kind,
+            step.rows,
+            step.in_features,
+            step.out_features,
+            step.context,
+            len(step.peers),
+            step.combine,
+            step.contended,
+        )
+        found = self._seconds.get(key)
+        if found is None:
+            found = self._seconds[key] = max(self._price(step), _SHORTEST_S)
+        return found
+
+    def _price(self, step: Step) -> float:
+        if step.kind in (Kind.LINEAR, Kind.ATTENTION):
+            return self._by_efficiency(step)
+        if step.kind is Kind.PULL:
+            return self._pull_s(step) + self.profile.rendezvous_s
+        if step.kind is Kind.PUSH:
+            return _surface(self._small(step, 0), 1, step.rows * step.in_features)
+        return _surface(self._small(step), step.rows, _width(step))
+
+    def _by_efficiency(self, step: Step) -> float:
+        """Speed-of-light time over efficiency, the latter interpolated on log axes over rows and shape."""
+        device = self.profile.devices[step.device]
+        key = step.device, step.kind, step.contended
+        if key not in self._levels:
+            self._levels[key] = _levels(self._points(device, step.kind), device, step.contended, DTYPE_BYTES[self.dtype])
+        levels = self._levels[key]
+        below, above, share = _bracket(sorted(levels), step.rows)
+        shape = _shape(step)
+        efficiency = _inverse_distance(levels[below], shape)
+        if share:
+            efficiency += (_inverse_distance(levels[above], shape) - efficiency) * share
+        return _light_s(step, device, step.contended, DTYPE_BYTES[self.dtype]) / exp(efficiency)
+
+    def _pull_s(self, step: Step) -> float:
+        """Linear in the number of slices beyond those measured; a concatenation reads slices of the mean width."""
+        peers = len(step.peers)
+        each = step.in_features if step.combine == "sum" else step.in_features / peers
+        measured = sorted({p.peers for p in self._points(self.profile.devices[step.device], Kind.PULL)})
+        below, above = _neighbours(measured, peers)
+        low = _surface(self._small(step, below), 1, step.rows * each)
+        if below == above:
+            return low
+        high = _surface(self._small(step, above), 1, step.rows * each)
+        return max(low + (high - low) * (peers - below) / (above - below), low if peers > below else 0.0)
+
+    def _small(self, step: Step, peers: int = -1) -> dict[int, _Line]:
+        """By rows, the sorted (width, seconds) of a streaming step; pushes and pulls count all their values as one row."""
+        key = (step.device, step.kind, step.contended)
+        if peers > 0:
+            key = (step.device, f"{step.kind}{peers}", step.contended)  # type: ignore[assignment]
+        if key not in self._lines:
+            lines: dict[int, dict[float, float]] = {}
+            for p in self._points(self.profile.devices[step.device], step.kind):
+                if peers > 0 and p.peers != peers:
+                    continue
+                rows, width = (1, p.rows * p.in_features) if peers >= 0 else (p.rows, _width(p))
+                lines.setdefault(rows, {})[width] = p.together_s if step.contended else p.alone_s
+            self._lines[key] = {rows: sorted(line.items()) for rows, line in lines.items()}
+        return self._lines[key]
+
+    def _points(self, device: DeviceProfile, kind: Kind) -> list[OpPoint]:
+        wanted = self.dtype if kind is Kind.LINEAR else None
+        points = [p for p in device.ops if p.op == kind and wanted in (None, p.format)]
+        if not points:
+            form = f" in {wanted}" if wanted else ""
+            raise ValueError(f"the profile has no {kind} figures{form} for {device.name}: run `tpplan profile` again")
+        return points
+
+
+def _width(step: Step | OpPoint) -> int:
+    kind = step.kind if isinstance(step, Step) else step.op
+    return step.out_features if kind in (Kind.ROPE, Kind.SWIGLU) else step.in_features
+
+
+def _shape(step: Step | OpPoint) -> tuple[float, ...]:
+    return tuple(log(max(n, 1)) for n in (step.in_features, step.out_features, step.context))
+
+
+def _light_s(step: Step | OpPoint, device: DeviceProfile, together: bool, weight_bytes: int) -> float:
+    """The larger of bytes over read bandwidth (weights or cache, float32 activations) and operations over matrix rate."""
+    kind = step.kind if isinstance(step, Step) else step.op
+    wide_in, wide_out = step.in_features, step.out_features
+    if kind == Kind.LINEAR:
+        read = weight_bytes * wide_in * wide_out + 4 * step.rows * (wide_in + wide_out)
+        flops = 2 * step.rows * wide_in * wide_out
+    else:
+        read = 8 * wide_in * step.context + 8 * step.rows * wide_out
+        flops = 4 * step.rows * wide_out * step.context
+    rate = device.read_bytes_per_s if together else device.read_bytes_per_s_alone
+    return max(read / rate, flops / device.matmul_flops_per_s)
+
+
+def _levels(points: list[OpPoint], device: DeviceProfile, together: bool, weight_bytes: int) -> dict[int, _Level]:
+    """By rows: (log shape, log efficiency) of every point."""
+    levels: dict[int, _Level] = {}
+    for p in points:
+        seconds = max(p.together_s if together else p.alone_s, _SHORTEST_S)
+        efficiency = log(_light_s(p, device, together, weight_bytes) / seconds)
+        levels.setdefault(p.rows, []).append((_shape(p), efficiency))
+    return levels
+
+
+def _inverse_distance(points: _Level, shape: tuple[float, ...]) -> float:
+    """Shepard's interpolation with inverse squared-squared distances; exact at the points."""
+    total = weighted = 0.0
+    for at, value in points:
+        squared = sum((a - b) ** 2 for a, b in zip(at, shape))
+        if squared < 1e-18:
+            return value
+        weight = squared**-2
+        total += weight
+        weighted += weight * value
+    return weighted / total
+
+
+def _bracket(levels: list[int], rows: int) -> tuple[int, int, float]:
+    """The measured row counts around `rows`, and how far it is between them on a log axis; the nearest one outside."""
+    at = bisect_left(levels, rows)
+    if at == len(levels) or at == 0 or levels[at] == rows:
+        edge = levels[min(at, len(levels) - 1)]
+        return edge, edge, 0.0
+    below, above = levels[at - 1], levels[at]
+    return below, above, log(rows / below) / log(above / below)
+
+
+def _neighbours(levels: list[int], value: float) -> tuple[int, int]:
+    """The two levels that a line through `value` is drawn by; the same one twice where there is only one."""
+    at = min(max(bisect_left(levels, value), 1), len(levels) - 1)
+    return (levels[at - 1], levels[at]) if len(levels) > 1 else (levels[0], levels[0])
+
+
+def _line(points: _Line, width: float) -> float:
+    """Piecewise linear; beyond the ends the last slope goes on, never downwards and never below a tenth of the edge."""
+    if len(points) == 1:
+        return points[0][1] * max(width / points[0][0], 0.1)
+    at = min(max(bisect_left(points, (width, 0.0)), 1), len(points) - 1)
+    (x0, y0), (x1, y1) = points[at - 1], points[at]
+    if width < x0:
+        return max(y0 - max(y1 - y0, 0.0) * (x0 - width) / (x1 - x0), y0 / 10)
+    if width > x1:
+        return y1 + max(y1 - y0, 0.0) * (width - x1) / (x1 - x0)
+    return y0 + (y1 - y0) * (width - x0) / (x1 - x0)
+
+
+def _surface(lines: dict[int, _Line], rows: int, width: float) -> float:
+    """Linear in rows between the measured row counts, proportional to rows beyond the last."""
+    levels = sorted(lines)
+    if rows >= levels[-1]:
+        return _line(lines[levels[-1]], width) * rows / levels[-1] if rows > levels[-1] else _line(lines[rows], width)
+    if rows in lines or rows < levels[0]:
+        return _line(lines[max(rows, levels[0])], width)
+    at = bisect_left(levels, rows)
+    low, high = _line(lines[levels[at - 1]], width), _line(lines[levels[at]], width)
+    return low + (high - low) * (rows - levels[at - 1]) / (levels[at] - levels[at - 1])

@@ -1,0 +1,174 @@
+"""Bytes that a split needs on each device, and the bytes there are.
+
+Knows what the executor keeps: weights, KV cache, buffers of a prefill chunk, host slots. Knows nothing of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..hwprofiles.profile import HardwareProfile
+from .model_spec import ModelSpec
+from .plan import DTYPE_BYTES, PREFILL_CHUNK, BlockPlan, Dtype, Split, Workload, members, size
+
+FREE_PERCENT = 95
+SLOTS = 2  # of the ring each producer writes, so that a slow reader is never overrun
+
+
+@dataclass(frozen=True)
+class DeviceBytes:
+    """Weights, KV cache and workspace of one device, in bytes."""
+
+    weights: int
+    cache: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.workspace
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes per unit of everything that grows with a share; norms and hidden states come with being a member."""
+
+    model: ModelSpec
+    workload: Workload
+    dtype: Dtype
+
+    @property
+    def rows(self) -> int:
+        """Rows of the largest pass."""
+        return max(min(PREFILL_CHUNK, self.workload.prompt_tokens), self.workload.batch)
+
+    @property
+    def matrix(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def attention_width(self) -> int:
+        return self.model.heads * self.model.head_dim
+
+    def qkv(self, heads: int) -> int:
+        """q, k and v projections of `heads` KV heads with their biases (float32)."""
+        m = self.model
+        columns = heads * m.head_dim * (m.group + 2)
+        return columns * (m.hidden * self.matrix + 4 * m.qkv_bias)
+
+    def o_proj(self, inputs: int, outputs: int) -> int:
+        return inputs * outputs * self.matrix
+
+    def cache(self, heads: int) -> int:
+        """K and V of one layer, float32, [2, KV heads, context, head_dim] a sequence."""
+        return 8 * heads * self.workload.context * self.model.head_dim * self.workload.batch
+
+    def gate_up(self, columns: int) -> int:
+        return 2 * columns * (self.model.hidden * self.matrix + 4 * self.model.mlp_bias)
+
+    def norms(self, block: str) -> int:
+        """Float32 norm weights every member of a block holds."""
+        m = self.model
+        return 4 * (m.hidden + 2 * m.head_dim * (m.qk_norm and block == "attention"))
+
+    def vocabulary(self, tokens: int) -> int:
+        return tokens * self.model.hidden * self.matrix
+
+    def buffer(self, width: int) -> int:
+        """A float32 buffer of `width` values a row."""
+        return 4 * self.rows * width
+
+    @property
+    def member_buffers(self) -> int:
+        """Hidden state, its normed copy and a full-width part, of a device with any share."""
+        return 3 * self.buffer(self.model.hidden)
+
+    def slots(self, width: int) -> int:
+        """Host slots of a producer of `width` values a row."""
+        return SLOTS * self.buffer(width)
+
+
+def device_bytes(model: ModelSpec, split: Split, workload: Workload, dtype: Dtype) -> tuple[DeviceBytes, ...]:
+    """What each device of the split holds."""
+    sizes = Sizes(model, workload, dtype)
+    return tuple(_one_device(sizes, split, d) for d in range(len(split.head)))
+
+
+def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
+    weights = cache = 0
+    widest: dict[str, int] = {}
+    for block, name, times in _blocks(split):
+        share = size(block.units[d])
+        if not share:
+            continue
+        weights += times * _block_weights(sizes, block, name, d)
+        cache += times * sizes.cache(share) if name == "attention" else 0
+        for buffer, width in _buffers(sizes, block, name, d).items():
+            widest[buffer] = max(widest.get(buffer, 0), width)
+    tokens, table = size(split.head[d]), size(split.embedding[d])
+    weights += sizes.vocabulary(tokens) + 4 * sizes.model.hidden * (tokens > 0)
+    weights += 0 if sizes.model.tied_embeddings else sizes.vocabulary(table)
+    if not (widest or tokens or table):
+        return DeviceBytes(weights, cache, 0)
+    widest["slots"] = max(widest.get("slots", 0), sizes.model.hidden)
+    slots = sizes.slots(widest.pop("slots")) if len(_all_members(split)) > 1 else 0
+    workspace = sizes.member_buffers + sum(map(sizes.buffer, widest.values())) + 4 * tokens * sizes.workload.batch + slots
+    return DeviceBytes(weights, cache, workspace)
+
+
+def _blocks(split: Split) -> list[tuple[BlockPlan, str, int]]:
+    """Distinct blocks with how many layers have them."""
+    counts: dict[tuple[BlockPlan, str], int] = {}
+    for layer in split.layers:
+        for block, name in ((layer.attention, "attention"), (layer.mlp, "mlp")):
+            counts[block, name] = counts.get((block, name), 0) + 1
+    return [(block, name, times) for (block, name), times in counts.items()]
+
+
+def _all_members(split: Split) -> set[int]:
+    spans = [split.embedding, split.head, *(block.units for block, _, _ in _blocks(split))]
+    return {d for span in spans for d in members(span)}
+
+
+def _block_weights(sizes: Sizes, block: BlockPlan, name: str, d: int) -> int:
+    m, share = sizes.model, size(block.units[d])
+    attention = name == "attention"
+    inputs = share * m.group * m.head_dim if attention else share
+    outputs = m.hidden
+    if block.strategy == "column":
+        inputs, outputs = sizes.attention_width if attention else m.mlp, size(block.outputs[d])
+    bias = (m.o_bias if attention else m.mlp_bias) and outputs
+    first = sizes.qkv(share) if attention else sizes.gate_up(share)
+    return sizes.norms(name) + first + sizes.o_proj(inputs, outputs) + 4 * bias
+
+
+def _buffers(sizes: Sizes, block: BlockPlan, name: str, d: int) -> dict[str, int]:
+    """Widths of the buffers of one block; under column a device with outputs holds the whole gathered input."""
+    m, share, column = sizes.model, size(block.units[d]), block.strategy == "column"
+    whole = sizes.attention_width if name == "attention" else m.mlp
+    own = share * m.group * m.head_dim if name == "attention" else share
+    inner = max(own, whole) if column and size(block.outputs[d]) else own
+    first = {"qkv": share * m.head_dim * (m.group + 2), "attention": inner}
+    if name == "mlp":
+        first = {"gate_up": 2 * share, "swiglu": inner}
+    return first | ({"slots": own} if column else {})
+
+
+def device_caps(profile: HardwareProfile, caps: dict[str, int]) -> tuple[int, ...]:
+    """Bytes each device may use: its free memory less a margin, or less where the user says so. ValueError on an unknown name."""
+    for name in caps:
+        profile.device(name)
+    free = (d.free_bytes * FREE_PERCENT // 100 for d in profile.devices)
+    return tuple(min(caps.get(d.name, f), f) for d, f in zip(profile.devices, free))
+
+
+def host_cap(profile: HardwareProfile) -> int:
+    """Bytes that all CPU devices may use together."""
+    return profile.host.memory_bytes * FREE_PERCENT // 100
+
+
+def fits(needed: tuple[DeviceBytes, ...], profile: HardwareProfile, caps: tuple[int, ...]) -> bool:
+    """Whether every device stays within its cap, and the CPU devices together within the host's memory."""
+    on_host = sum(n.total for n, d in zip(needed, profile.devices) if d.kind == "cpu")
+    return on_host <= host_cap(profile) and all(n.total <= cap for n, cap in zip(needed, caps))
+
+
