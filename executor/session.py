@@ -1,0 +1,182 @@
+"""A plan opened on this machine: devices, shards and programs, ready to generate.
+
+Knows the order of loading and the loop of generation. Knows nothing of text (see `tokenizer`) or of how plans are found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from ..hwprofiles.device_names import cores_of
+from ..kernels.staging import Staging
+from ..kernels.worker import Worker
+from ..planner.layer_graph import device_steps, pass_steps
+from ..planner.model_spec import ModelSpec
+from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Plan
+from ..planner.steps import Kind, Step
+from .pass_runner import DeviceProgram, PassRunner
+from .program import Binder
+from .rope_tables import rope_tables
+from .sampling import Sampler
+from .state import DeviceState
+from .trace import Trace
+from .weight_files import open_weights
+from .weights import ShardReader
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """`prefill_s`: first prompt token to first new token. `decode_s_per_token`: mean over the later ones, 0 if none."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    prefill_s: float
+    decode_s_per_token: float
+    read_bytes_per_token: int
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        return 1 / self.decode_s_per_token if self.decode_s_per_token else 0.0
+
+
+class Session:
+    """Use as `with Session.open(plan, model, path) as session`; leaving it ends all threads and frees the memory."""
+
+    def __init__(self, plan: Plan, model: ModelSpec, workers: list[Worker], runner: PassRunner, steps: list[Step]) -> None:
+        self.plan, self.model = plan, model
+        self._workers, self._runner, self._steps = workers, runner, steps
+        self.trace: Trace | None = None
+
+    @classmethod
+    def open(cls, plan: Plan, model: ModelSpec, path: str | Path) -> Session:
+        """Loads every device's slices, all devices at once. ValueError when plan, model, files or machine disagree."""
+        if model.fingerprint != plan.model_fingerprint:
+            raise ValueError(f"the plan was made for another model than {path}; run tpplan solve {path} again")
+        cores = {name: cores_of(name) for name in plan.devices}
+        steps = pass_steps(model, plan.split, rows=1, context=1)
+        used = sorted({step.device for step in steps})
+        widest = max((step.out_features for step in steps if step.kind is Kind.PUSH), default=0)
+        shared, logits = Staging(len(plan.devices), PREFILL_CHUNK * widest), torch.zeros(model.vocab)
+        ropes = rope_tables(model.rope, model.head_dim, plan.workload.context)
+        workers = {d: Worker(plan.devices[d], cores[plan.devices[d]]) for d in used}
+        try:
+            with open_weights(path, model) as files:
+
+                def load(device: int) -> DeviceProgram:
+                    mine = list(device_steps(steps, device))
+                    shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device).read_all(mine)
+                    state = DeviceState(workers[device], device, model, mine, shards, shared, ropes, logits)
+                    return DeviceProgram(plan.devices[device], state, Binder(model, state).bind(mine))
+
+                programs = _all_at_once(workers, load)
+        except BaseException:
+            _close(workers.values())
+            raise
+        collectives = 1 + max((step.collective for step in steps), default=-1)
+        session = cls(plan, model, list(workers.values()), PassRunner(programs, shared, collectives), steps)
+        session.logits = logits
+        return session
+
+    logits: torch.Tensor
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._runner.staging.abort()
+        _close(self._workers)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        max_new_tokens: int,
+        sampler: Sampler,
+        stop_ids: Collection[int] = (),
+        on_token: Callable[[int], None] = lambda token: None,
+    ) -> Generation:
+        """Streams new ids through `on_token` until a stop id (not streamed) or `max_new_tokens`.
+
+        ValueError when the prompt is empty, has unknown ids, or does not fit the plan's context with the new tokens.
+        """
+        self._refuse(prompt_ids, max_new_tokens)
+        started = time.perf_counter()
+        token = self._prefill(prompt_ids, sampler)
+        first = time.perf_counter()
+        tokens: list[int] = []
+        reason, position, last = "length", len(prompt_ids), first
+        while True:
+            if token in stop_ids:
+                reason = "stop"
+                break
+            tokens.append(token)
+            on_token(token)
+            if len(tokens) == max_new_tokens:
+                break
+            token = self.step([token], position, sampler)
+            last = time.perf_counter()
+            position += 1
+        decoded = position - len(prompt_ids)
+        per_token_s = (last - first) / decoded if decoded else 0.0
+        read_bytes = self.read_bytes_per_token(len(prompt_ids) + decoded // 2)
+        return Generation(tuple(tokens), reason, first - started, per_token_s, read_bytes)
+
+    def step(self, tokens: Sequence[int], position: int, sampler: Sampler | None) -> int:
+        """One pass; the next token by `sampler`, or -1 without one (then no logits are made)."""
+        started_ns = time.monotonic_ns()
+        self._runner.run(tokens, position, logits=sampler is not None)
+        if self.trace is not None:
+            self.trace.add(started_ns, len(tokens), self._runner.programs)
+        return -1 if sampler is None else sampler(self.logits)
+
+    def _prefill(self, prompt_ids: Sequence[int], sampler: Sampler) -> int:
+        token = -1
+        for begin in range(0, len(prompt_ids), PREFILL_CHUNK):
+            chunk = prompt_ids[begin : begin + PREFILL_CHUNK]
+            last = begin + len(chunk) == len(prompt_ids)
+            token = self.step(chunk, begin, sampler if last else None)
+        return token
+
+    def _refuse(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
+        context = self.plan.workload.context
+        if not prompt_ids:
+            raise ValueError("the prompt is empty; give at least one token")
+        if max_new_tokens < 1:
+            raise ValueError("nothing to generate: --max-new-tokens must be at least 1")
+        if max(prompt_ids) >= self.model.vocab or min(prompt_ids) < 0:
+            raise ValueError(f"the tokenizer gave id {max(prompt_ids)}, but the model has {self.model.vocab} tokens")
+        longest = len(prompt_ids) + max_new_tokens - 1  # the last new token is never fed back
+        if longest > context:
+            raise ValueError(
+                f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones do not fit the plan's context of {context}: "
+                f"ask for less, or run tpplan solve with --context {longest}"
+            )
+
+    def read_bytes_per_token(self, context: int) -> int:
+        """Bytes of weights and cache that all devices read for one token at `context` cached positions."""
+        weights = sum(s.in_features * s.out_features for s in self._steps if s.kind is Kind.LINEAR)
+        cached = sum(2 * s.in_features for s in self._steps if s.kind is Kind.ATTENTION)
+        return weights * DTYPE_BYTES[self.plan.dtype] + cached * 4 * context
+
+
+def _all_at_once(workers: dict[int, Worker], load: Callable[[int], DeviceProgram]) -> list[DeviceProgram]:
+    """`load` of every device on its own thread; the first error once all have ended."""
+    jobs = [worker.submit(lambda device=device: load(device)) for device, worker in workers.items()]  # type: ignore[misc]
+    errors = [error for job in jobs if (error := job.exception())]
+    if errors:
+        raise errors[0]
+    return [job.result() for job in jobs]
+
+
+def _close(workers: Collection[Worker]) -> None:
+    for worker in workers:
+        worker.close()
+
+

@@ -1,0 +1,104 @@
+"""What one device holds while it runs: shards, KV cache, buffers, its view of the host slots.
+
+Knows sizes. Knows neither the order of steps nor who else takes part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..kernels import staging, tape
+from ..kernels.worker import Worker
+from ..planner.model_spec import ModelSpec
+from ..planner.plan import PREFILL_CHUNK, size
+from ..planner.steps import Kind, Step
+from .weights import Key, Shard
+
+WAIT_LIMIT_S = 60.0
+
+
+class WaitFailed(RuntimeError):
+    """A wait that ended without its peer. `outcome`: staging.TIMED_OUT or ABORTED; `peer`: device index."""
+
+    def __init__(self, outcome: int, peer: int) -> None:
+        super().__init__("was stopped" if outcome == staging.ABORTED else f"waited {WAIT_LIMIT_S:.0f} s for a peer")
+        self.outcome, self.peer = outcome, peer
+
+
+def buffer_widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:
+    """Widest use of each buffer, in float32 values a row. `hidden` and `part` change roles where nothing is exchanged."""
+    widths = {"hidden": hidden, "part": hidden, "normed": hidden}
+    names = {"qkv": "qkv", "gate_up": "gate_up", "attention": "mixed", "swiglu": "activated", "pull_inputs": "gathered"}
+    for step in steps:
+        if name := names.get(step.role):
+            widths[name] = max(widths.get(name, 0), step.out_features)
+    return widths
+
+
+class DeviceState:
+    """Made on the device's own thread, so that memory is touched first where it is used."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        device: int,
+        model: ModelSpec,
+        steps: list[Step],
+        shards: dict[Key, Shard],
+        staging_: staging.Staging,
+        ropes: tuple[torch.Tensor, torch.Tensor],
+        logits: torch.Tensor,
+    ) -> None:
+        self.worker, self.device, self.staging, self.shards = worker, device, staging_, shards
+        self.cos, self.sin = ropes
+        capacity = len(self.cos)
+        self.cache = {
+            step.layer: torch.zeros(2, size(step.span), capacity, model.head_dim)
+            for step in steps
+            if step.kind is Kind.ROPE
+        }
+        self.scores = torch.zeros(worker.lanes, capacity)
+        self.token_words = np.zeros(PREFILL_CHUNK, dtype=np.int64)
+        self.tokens = torch.from_numpy(self.token_words)
+        self.best_id, self.best_logit = torch.zeros(1, dtype=torch.int64), torch.zeros(1)
+        self.buffers = {
+            name: torch.zeros(PREFILL_CHUNK * wide) for name, wide in buffer_widths(steps, model.hidden).items()
+        }
+        for step in steps:
+            if step.role == "lm_head":
+                self.buffers["logits"] = logits[slice(*step.span)]
+        self.words = np.zeros(3, dtype=np.int64)  # tape.POSITION, TOKEN, BASE
+        self.arrived = np.zeros((worker.lanes, staging.LINE_BYTES // 8), dtype=np.int64)
+        self.trouble = np.zeros((worker.lanes, 3), dtype=np.int64)
+        self.kept: list[Any] = []
+
+    def shard(self, step: Step) -> Shard:
+        return self.shards[step.layer, step.block, step.role]
+
+    def view(self, name: str, rows: int, wide: int) -> torch.Tensor:
+        """The first `rows * wide` values of a buffer as [rows, wide]."""
+        return self.buffers[name][: rows * wide].view(rows, wide)
+
+    def at(self, name: str) -> int:
+        """Address of a buffer."""
+        return self.buffers[name].data_ptr()
+
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """Keeps `array` alive as long as instructions may point at it."""
+        self.kept.append(array)
+        return array
+
+    def wait(self, word: int, site: int, peer: int) -> None:
+        """Until the word has reached collective `site` of this pass; WaitFailed otherwise."""
+        deadline_ns = time.monotonic_ns() + int(WAIT_LIMIT_S * 1e9)
+        outcome = staging.wait(word, int(self.words[tape.BASE]) + site, self.staging.abort_address, deadline_ns)
+        if outcome != staging.ARRIVED:
+            raise WaitFailed(outcome, peer)
+
+    def signal(self, word: int, site: int) -> None:
+        staging.signal(word, int(self.words[tape.BASE]) + site)

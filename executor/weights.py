@@ -1,0 +1,118 @@
+"""The weights that one device holds, sliced while they are read: the steps of its program say which.
+
+Knows which tensors a step needs and which way they are cut. Knows nothing of file formats (see `weight_files`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ..planner.model_spec import ModelSpec
+from ..planner.plan import Range, Split, members, size
+from ..planner.steps import Kind, Step
+from ..planner.strategy import OUTPUT_PROJECTION
+
+Key = tuple[int, str, str]  # layer, block, role of the step
+
+
+class WeightFiles(Protocol):
+    """Reads slices of a checkpoint: `[out, in]` matrices by rows and columns, float32."""
+
+    def read(self, name: str, rows: Range | None = None, columns: Range | None = None) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one step holds. weight: matrix `[out, in]` in the plan's dtype, or norm `[width]` float32; bias: float32."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
+
+
+@dataclass(frozen=True)
+class ShardReader:
+    """Reads the shards of device `device` under `split`."""
+
+    files: WeightFiles
+    model: ModelSpec
+    split: Split
+    dtype: torch.dtype
+    device: int
+
+    def read_all(self, steps: Iterable[Step]) -> dict[Key, Shard]:
+        """Shards of all steps that hold weights; a tied head shares the embedding's tensor."""
+        shards: dict[Key, Shard] = {}
+        for step in steps:
+            key = (step.layer, step.block, step.role)
+            if step.role == "lm_head" and self.model.tied_embeddings:
+                shards[key] = shards.get((-1, "embed", "embed")) or self._shard(step)
+            elif step.kind in (Kind.EMBED, Kind.NORM, Kind.LINEAR) or (step.kind is Kind.ROPE and self.model.qk_norm):
+                shards[key] = self._shard(step)
+        return shards
+
+    def _shard(self, step: Step) -> Shard:
+        model, prefix = self.model, f"model.layers.{step.layer}."
+        match step.role:
+            case "embed":
+                return self._stacked(step, ["model.embed_tokens"], [step.span])
+            case "lm_head":
+                return self._stacked(step, ["model.embed_tokens" if model.tied_embeddings else "lm_head"], [step.span])
+            case "norm":
+                return Shard(self.files.read(_norm_name(step)))
+            case "rope":
+                return Shard(*(self.files.read(f"{prefix}self_attn.{which}_norm.weight") for which in "qk"))
+            case "qkv":
+                queries, keys = _scaled(step.span, model.group * model.head_dim), _scaled(step.span, model.head_dim)
+                names = [f"{prefix}self_attn.{which}_proj" for which in "qkv"]
+                return self._stacked(step, names, [queries, keys, keys], model.qkv_bias)
+            case "gate_up":
+                names = [f"{prefix}mlp.{which}_proj" for which in ("gate", "up")]
+                return self._stacked(step, names, [step.span, step.span], model.mlp_bias)
+            case "o_proj":
+                inputs = _scaled(step.span, model.group * model.head_dim)
+                return self._output(step, f"{prefix}self_attn.o_proj", inputs, model.o_bias)
+            case "down_proj":
+                return self._output(step, f"{prefix}mlp.down_proj", step.span, model.mlp_bias)
+        raise AssertionError(step.role)
+
+    def _output(self, step: Step, name: str, inputs: Range, has_bias: bool) -> Shard:
+        """The output projection, cut as the strategy says; under row its bias goes to the first member only."""
+        layer = self.split.layers[step.layer]
+        block = layer.attention if step.block == "attention" else layer.mlp
+        if OUTPUT_PROJECTION[block.strategy].sliced == "out":
+            return self._stacked(step, [name], [step.span], has_bias)
+        has_bias = has_bias and members(block.units)[0] == self.device
+        return self._stacked(step, [name], [(0, self.model.hidden)], has_bias, inputs)
+
+    def _stacked(
+        self, step: Step, names: list[str], rows: list[Range], has_bias: bool = False, columns: Range | None = None
+    ) -> Shard:
+        """The row ranges of several matrices below each other, read into place one after the other."""
+        weight = torch.empty(sum(map(size, rows)), step.in_features, dtype=self.dtype)
+        bias = torch.empty(len(weight)) if has_bias else None
+        at = 0
+        for name, span in zip(names, rows, strict=True):
+            here = slice(at, at := at + size(span))
+            weight[here] = self.files.read(f"{name}.weight", span, columns)
+            if bias is not None:
+                bias[here] = self.files.read(f"{name}.bias", span)
+        return Shard(weight, bias)
+
+
+def _scaled(span: Range, wide: int) -> Range:
+    return span[0] * wide, span[1] * wide
+
+
+def _norm_name(step: Step) -> str:
+    if step.layer < 0:
+        return "model.norm.weight"
+    which = "input_layernorm" if step.block == "attention" else "post_attention_layernorm"
+    return f"model.layers.{step.layer}.{which}.weight"
