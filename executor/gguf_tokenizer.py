@@ -1,6 +1,6 @@
 """The vocabulary in a GGUF file's metadata: byte-level BPE (`gpt2`) and SentencePiece (`llama`) models.
 
-Knows llama.cpp's keys and defaults, and how each named pre-tokenizer splits text. Knows nothing of encoding or models.
+Knows llama.cpp's keys and defaults. Knows nothing of encoding or models.
 """
 
 from __future__ import annotations
@@ -12,38 +12,13 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from ..planner.gguf_header import read_header
+from .gguf_splits import SPLITS, WHOLE_WORDS
 from .vocabulary import Vocabulary, check_bpe
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 MAX_TOKEN_CHARACTERS = 256
 MAX_CHARACTERS = 1 << 24
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>")
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3, _QWEN2 = _WORDS % "{1,3}", _WORDS % ""
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
-_SPLITS = {
-    "default": _DEFAULT,
-    "gpt-2": (_GPT2,),
-    "smollm": (r"\p{N}", _GPT2),
-    "qwen2": (_QWEN2,),
-    "deepseek-r1-qwen": (_QWEN2,),
-    "llama-bpe": (_LLAMA3,),
-    "llama3": (_LLAMA3,),
-    "llama-v3": (_LLAMA3,),
-    "tekken": (_TEKKEN,),
-}
-"""What splits text, one expression after the other, by the name in `tokenizer.ggml.pre`."""
-_WHOLE_WORDS = {"llama-bpe", "llama3", "llama-v3", "tekken"}
-"""Pre-tokenizers whose models put BOS by default and take a word that is a token without merging."""
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -62,7 +37,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     special = {
         name: _token_id(fields, name, len(tokens)) for name in ("bos", "eos", "eot", "eom", "unknown", "padding")
     }
-    adds_bos = fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or _pre(fields) in _WHOLE_WORDS)
+    adds_bos = fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or _pre(fields) in WHOLE_WORDS)
     return Vocabulary(
         backend,
         special["bos"] if adds_bos else None,
@@ -87,14 +62,14 @@ def _pre(fields: dict[str, Any]) -> str:
 
 def _byte_level(fields: dict[str, Any], ids: dict[str, int]) -> Tokenizer:
     pre = _pre(fields)
-    if pre not in _SPLITS:
-        raise ValueError(f"pre-tokenizer {pre[:40]!r} is not supported; these are: {', '.join(_SPLITS)}")
+    if pre not in SPLITS:
+        raise ValueError(f"pre-tokenizer {pre[:40]!r} is not supported; these are: {', '.join(SPLITS)}")
     merges = [_pair(merge) for merge in _list(fields, "merges", str)]
     check_bpe(ids, merges)
-    backend = Tokenizer(BPE(ids, merges, ignore_merges=pre in _WHOLE_WORDS))
+    backend = Tokenizer(BPE(ids, merges, ignore_merges=pre in WHOLE_WORDS))
     if pre == "qwen2":
         backend.normalizer = normalizers.NFC()
-    splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in _SPLITS[pre]]
+    splits = [pre_tokenizers.Split(Regex(split), "isolated") for split in SPLITS[pre]]
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
     return backend
