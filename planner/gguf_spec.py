@@ -145,7 +145,7 @@ def _llama3(config: _GgufConfig, header: GgufHeader, path: Path) -> Rope:
         divisors = np.frombuffer(file.read(tensor.bytes), np.float32)
     if np.all(divisors == 1):
         return Rope(theta=config.theta)
-    rope = Rope(config.theta, "llama3", _short(float(divisors.max())), config.original_context or 8192)
+    rope = Rope(config.theta, "llama3", round(float(divisors.max()), 3), config.original_context or 8192)
     if not np.allclose(divisors, _llama3_divisors(rope, width), rtol=1e-4):
         raise ValueError(f"tensor {ROPE_FREQS!r} does not follow llama3 rope scaling over an original context of 8,192")
     return rope
