@@ -83,10 +83,13 @@ class Tokenizer:
 
     def piece(self, token_id: int) -> bytes:
         """The UTF-8 bytes, possibly a part of a character, that a token adds to a text; none for special tokens."""
-        if added := self._added.get(token_id):
-            return b"" if added.special else added.content.encode()
+        added = self._added.get(token_id)
+        if added and added.special:
+            return b""
         token: str = self._backend.id_to_token(token_id) or ""
-        return _byte_level_piece(token) if self._byte_level else _sentencepiece_piece(token)
+        if not self._byte_level:
+            return _sentencepiece_piece(token)
+        return token.encode() if added else _byte_level_piece(token)
 
 
 class Stream:

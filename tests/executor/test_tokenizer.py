@@ -241,9 +241,10 @@ def test_sentencepiece_directory_decodes_as_transformers(tmp_path: Path) -> None
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
+    backend.add_tokens(["▁▁▁", "<think>"])
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = load_tokenizer(tmp_path)
-    for text in ["a a", "  a", "日a é", "🙂🙂"]:
+    for text in ["a a", "  a", "日a é", "🙂🙂", "a   a<think>"]:
         ids = tokenizer.encode(text)
         assert ids == backend.encode(text).ids
         assert tokenizer.decode(ids) == backend.decode(ids) == text
@@ -305,6 +306,27 @@ def test_damaged_directories_are_one_line(content: str | None, reason: str, tmp_
         load_tokenizer(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_mutated_files_load_or_are_one_line(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Random damage to tokenizer.json or a GGUF file leaves a tokenizer that works or one line, whatever else."""
+    directory = tmp_path_factory.mktemp("damaged")
+    path = directory / data.draw(st.sampled_from(["tokenizer.json", "m.gguf"]))
+    byte_level(directory) if path.suffix == ".json" else sentencepiece(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path.write_bytes(content)
+    refusal = ""
+    try:
+        tokenizer = load_tokenizer(directory if path.suffix == ".json" else path)
+        tokenizer.decode(tokenizer.encode("the cat é"))
+    except ValueError as error:
+        refusal = str(error)
+    assert "\n" not in refusal
 
 
 @pytest.mark.parametrize(
