@@ -6,18 +6,12 @@ Knows the screen. Knows nothing of what is shown.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 import msgspec
 
-
-class Table(NamedTuple):
-    """A title, column names, and rows of cells. The first column is text, the others are figures."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+from ..hwprofiles.units import Table
 
 
 def emit(value: Any) -> None:
@@ -63,7 +57,9 @@ class Progress:
             print(f"{fraction:4.0%} {task}", file=sys.stderr, flush=True)
         self._shown = task
 
-    def done(self) -> None:
-        """Clears the changing line."""
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._live:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,38 @@
+"""`tpplan profile`: measure, save, print."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from .output import Progress, emit, note, print_tables
+
+
+@click.command()
+@click.option("--device", "devices", multiple=True, metavar="SPEC", help="cpu, cpu:0 or cpu:0-3; repeat it for more.")
+@click.option("--quick", is_flag=True, help="Fewer shapes and repetitions, for a first look.")
+@click.option("-o", "--output", default="profile.json", show_default=True, metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as one JSON object.")
+def command(devices: tuple[str, ...], quick: bool, output: str, as_json: bool) -> None:
+    """Measure devices: what each computes, reads and exchanges, alone and beside the others.
+
+    Without --device, all cores of this machine are one device. Nothing else should be running meanwhile.
+
+    \b
+    tpplan profile --device cpu:0 --device cpu:1
+    tpplan profile --device cpu:0-7 --device cpu:8-11 -o box.json
+    """
+    from ..hwprofiles.files import check_writable
+    from ..hwprofiles.measure import measure
+    from ..hwprofiles.storage import save_profile
+    from ..hwprofiles.table import profile_tables
+
+    check_writable(output)
+    with Progress() as progress:
+        profile = measure(list(devices), quick, progress)
+    save_profile(profile, output)
+    if as_json:
+        emit({"path": output, "fingerprint": profile.fingerprint} | msgspec.to_builtins(profile))
+    else:
+        print_tables(profile_tables(profile))
+    note(f"wrote {output}")
