@@ -26,9 +26,24 @@ class _AddedToken(msgspec.Struct):
     id: int
 
 
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _Piece(msgspec.Struct):
+    SpecialToken: _Named | None = None
+
+
+class _Processor(msgspec.Struct):
+    single: list[_Piece] = []
+    special_tokens: dict[str, Any] = {}
+    processors: list[_Processor] = []
+
+
 class _TokenizerJson(msgspec.Struct):
     model: _Model
     added_tokens: list[_AddedToken] = []
+    post_processor: _Processor | None = None
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -78,6 +93,16 @@ def _check(data: bytes) -> None:
     model = content.model
     if isinstance(model.vocab, dict):
         check_bpe(model.vocab, map(_pair, model.merges))
+    if content.post_processor:
+        _check_processor(content.post_processor)
+
+
+def _check_processor(processor: _Processor) -> None:
+    for piece in processor.single:
+        if piece.SpecialToken and piece.SpecialToken.id not in processor.special_tokens:
+            raise ValueError(f"tokenizer.json: its post-processor does not define {piece.SpecialToken.id[:40]!r}")
+    for part in processor.processors:
+        _check_processor(part)
 
 
 def _pair(merge: str | tuple[str, str]) -> tuple[str, str]:

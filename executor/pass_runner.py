@@ -5,6 +5,7 @@ Knows threads, deadlines and what to say when a device dies. Knows nothing of to
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -48,6 +49,12 @@ class PassRunner:
     def __init__(self, programs: Sequence[DeviceProgram], shared: staging.Staging, collectives: int) -> None:
         self.programs, self.staging, self.collectives = programs, shared, collectives
         self.base = 1
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Loads compiled code before anything waits for it: an empty stretch of every tape."""
+        for program in self.programs:
+            self._run_tape(program, 0, lane=0)
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """One pass over `tokens`, the first at `position`. DeviceFailed when any device fails; all have stopped then."""
@@ -66,6 +73,14 @@ class PassRunner:
         failures = [error for job in jobs if (error := job.exception())]
         if failures:
             raise next((f for f in failures if not isinstance(f.__cause__, WaitFailed)), failures[0])
+
+    def best_token(self) -> int:
+        """The likeliest token of the last pass, the lowest id on ties. ValueError where a device's best is not a number."""
+        heads = [p.state for p in self.programs if p.before_head < len(p.bound)]
+        best = max(heads, key=lambda state: (float(state.best_logit), -int(state.best_id)))
+        if not all(math.isfinite(state.best_logit) for state in heads):
+            raise ValueError("the logits are not numbers: damaged weights?")
+        return int(best.best_id)
 
     def _start(self, program: DeviceProgram, rows: int, position: int, logits: bool) -> list[Future[None]]:
         end = len(program.bound) if logits else program.before_head

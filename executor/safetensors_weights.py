@@ -52,6 +52,8 @@ def safetensors_tensors(folder: Path) -> dict[str, Stored]:
 def _read_index(path: Path) -> dict[str, str]:
     try:
         weight_map = msgspec.json.decode(read_small(path), type=_Index).weight_map
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a safetensors index: {error}") from None
     for shard in weight_map.values():
@@ -61,6 +63,8 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _file_tensors(path: Path) -> dict[str, Stored]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; download the whole checkpoint")
     try:
         with open(path, "rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size

@@ -32,12 +32,17 @@ class Sampler:
         self._generator = torch.Generator()
         self.seed = self._generator.seed() if seed is None else self._generator.manual_seed(seed).initial_seed()
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, so that devices need not hand over their logits."""
+        return self.temperature < GREEDY_BELOW
+
     def __call__(self, logits: torch.Tensor) -> int:
         """The next id from `logits: [vocab]` float32. Raises ValueError where the largest is not a finite number."""
         best = int(logits.argmax())
         if not math.isfinite(logits[best]):  # argmax finds a NaN where there is one
             raise ValueError(f"the logits are not numbers (token {best}: {float(logits[best])}): damaged weights?")
-        if self.temperature < GREEDY_BELOW:
+        if self.greedy:
             return best
         return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
 

@@ -50,8 +50,16 @@ class Generation:
 class Session:
     """Use as `with Session.open(plan, model, path) as session`; leaving it ends all threads and frees the memory."""
 
-    def __init__(self, plan: Plan, model: ModelSpec, workers: list[Worker], runner: PassRunner, steps: list[Step]) -> None:
-        self.plan, self.model = plan, model
+    def __init__(
+        self,
+        plan: Plan,
+        model: ModelSpec,
+        workers: list[Worker],
+        runner: PassRunner,
+        steps: list[Step],
+        logits: torch.Tensor,
+    ) -> None:
+        self.plan, self.model, self.logits = plan, model, logits
         self._workers, self._runner, self._steps = workers, runner, steps
         self.trace: Trace | None = None
 
@@ -81,11 +89,7 @@ class Session:
             _close(workers.values())
             raise
         collectives = 1 + max((step.collective for step in steps), default=-1)
-        session = cls(plan, model, list(workers.values()), PassRunner(programs, shared, collectives), steps)
-        session.logits = logits
-        return session
-
-    logits: torch.Tensor
+        return cls(plan, model, list(workers.values()), PassRunner(programs, shared, collectives), steps, logits)
 
     def __enter__(self) -> Session:
         return self
@@ -134,7 +138,9 @@ class Session:
         self._runner.run(tokens, position, logits=sampler is not None)
         if self.trace is not None:
             self.trace.add(started_ns, len(tokens), self._runner.programs)
-        return -1 if sampler is None else sampler(self.logits)
+        if sampler is None:
+            return -1
+        return self._runner.best_token() if sampler.greedy else sampler(self.logits)
 
     def _prefill(self, prompt_ids: Sequence[int], sampler: Sampler) -> int:
         token = -1

@@ -117,9 +117,11 @@ def _residual(i):  # type: ignore[no-untyped-def]
 def _argmax(i):  # type: ignore[no-untyped-def]
     logits = carray(f32(i[1]), (i[2],))
     best = 0
-    for k in range(1, logits.size):
-        if logits[k] > logits[best]:
+    for k in range(logits.size):
+        if not logits[k] <= logits[best]:  # a NaN wins, so that the host sees it
             best = k
+            if logits[k] != logits[k]:
+                break
     carray(i64(i[4]), (1,))[0] = best + i[3]
     carray(f32(i[5]), (1,))[0] = logits[best]
 

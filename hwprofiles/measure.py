@@ -1,0 +1,163 @@
+"""Measures this machine: every named device alone, then all of them together, with the functions that `run` calls.
+
+Knows the order of measuring. What is timed stands in `probes` and `exchange`, how in `timing`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from .. import __version__
+from ..kernels.worker import Worker
+from .device_names import available_cores, cores_of
+from .exchange import QUICK_SIZES, SIZES, Exchange, rendezvous_s
+from .host_memory import available_bytes
+from .probes import CAPACITY, Probe, probes
+from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoint
+from .timing import Bench, start_calls, typical_s
+
+Progress = Callable[[str, float], None]
+BUDGET_S, QUICK_BUDGET_S = 0.08, 0.03  # of one probe, alone and again together
+
+
+def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwareProfile:
+    """The profile of devices `specs` (one device a core when empty). ValueError for devices this machine does not have.
+
+    `progress(what, share)` is called along the way, `share` from 0 to 1.
+    """
+    names = list(specs) or [f"cpu:{core}" for core in available_cores()]
+    if len(set(names)) < len(names):
+        raise ValueError("a device is named twice; name each once")
+    workers = [Worker(name, cores_of(name)) for name in names]
+    try:
+        free_bytes = available_bytes()
+        benches = [Bench(worker, CAPACITY) for worker in workers]
+        return _measure(benches, quick, free_bytes, progress)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _measure(benches: list[Bench], quick: bool, free_bytes: int, progress: Progress) -> HardwareProfile:
+    progress("memory bandwidth and matrix rate", 0.0)
+    reads_alone = [_read_rate([bench])[0] for bench in benches]
+    reads = _read_rate(benches)
+    flops = [_matmul_rate(bench) for bench in benches]
+    overhead_s = _overhead_s(benches)
+    ops = _compute_points(benches, quick, progress)
+    progress("push, pull and rendezvous through host memory", 0.9)
+    flag_s = rendezvous_s(benches)
+    for points, links in zip(ops, _exchange_points(benches, quick, flag_s), strict=True):
+        points += links
+    devices = tuple(
+        DeviceProfile(
+            name=bench.worker.name,
+            kind="cpu",
+            description=f"{_cpu_model()}, {len(bench.worker.cores)} core(s)",
+            cores=bench.worker.cores,
+            free_bytes=free_bytes,
+            read_bytes_per_s_alone=reads_alone[d],
+            read_bytes_per_s=reads[d],
+            matmul_flops_per_s=flops[d],
+            step_overhead_s=overhead_s,
+            ops=tuple(ops[d]),
+        )
+        for d, bench in enumerate(benches)
+    )
+    host = Host(f"{_cpu_model()}, {platform.system()} {platform.machine()}", os.cpu_count() or 1, free_bytes)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    progress("done", 1.0)
+    return HardwareProfile(SCHEMA_VERSION, __version__, created, quick, host, flag_s, devices)
+
+
+def _compute_points(benches: list[Bench], quick: bool, progress: Progress) -> list[list[OpPoint]]:
+    """Each probe on each device alone, then on all at once."""
+    todo = list(probes(quick))
+    budget_s = QUICK_BUDGET_S if quick else BUDGET_S
+    points: list[list[OpPoint]] = [[] for _ in benches]
+    for done, probe in enumerate(todo):
+        progress(f"{probe.op} {probe.format}, {probe.rows} row(s)", 0.05 + 0.85 * done / len(todo))
+        calls = [_calls(probe, bench, budget_s) for bench in benches]
+        alone = [typical_s(probe.start(bench, n).result()) for bench, n in zip(benches, calls, strict=True)]
+        futures = [probe.start(bench, n) for bench, n in zip(benches, calls, strict=True)]
+        together = [typical_s(future.result()) for future in futures] if len(benches) > 1 else alone
+        for mine, alone_s, together_s in zip(points, alone, together, strict=True):
+            mine.append(
+                OpPoint(
+                    op=probe.op,
+                    rows=probe.rows,
+                    in_features=probe.in_features,
+                    out_features=probe.out_features,
+                    alone_s=alone_s,
+                    together_s=together_s,
+                    format=probe.format,
+                    context=probe.context,
+                )
+            )
+    return points
+
+
+def _calls(probe: Probe, bench: Bench, budget_s: float) -> int:
+    """How many calls fill the budget, by two trial calls; 3 at least, 400 at most."""
+    trial_s = probe.start(bench, 2).result()[-1]
+    return int(min(400, max(3, budget_s / max(trial_s, 1e-9))))
+
+
+def _exchange_points(benches: list[Bench], quick: bool, flag_s: float) -> list[list[OpPoint]]:
+    """Pushes, and pulls of as many slices as there are devices (own included) and of one more; the flag's way apart."""
+    points: list[list[OpPoint]] = [[] for _ in benches]
+    for values in QUICK_SIZES if quick else SIZES:
+        exchange = Exchange(benches, values)
+        for extra in (0, 1):
+            together = exchange.together(extra)
+            for d, mine in enumerate(points):
+                alone = exchange.alone(d, extra)
+                if extra == 0:
+                    mine.append(OpPoint("push", 1, values, values, alone[0], together[d][0]))
+                pull_s = max(together[d][1] - flag_s, alone[1])
+                mine.append(OpPoint("pull", 1, values, values, alone[1], pull_s, peers=len(benches) + extra))
+    return points
+
+
+def _rate(benches: Iterable[Bench], call: Callable[[Bench], Callable[[], object]], amount: float) -> list[float]:
+    """`amount` a call over the median time of calls made on all `benches` at once."""
+    futures = [start_calls(bench, call(bench), 8) for bench in benches]
+    return [amount / typical_s(future.result()) for future in futures]
+
+
+def _read_rate(benches: list[Bench]) -> list[float]:
+    """Bytes/s of reading the whole pool."""
+    return _rate(benches, lambda bench: lambda: bench.pool.sum(), 4.0 * benches[0].pool.numel())
+
+
+def _matmul_rate(bench: Bench) -> float:
+    """Operations/s of a float32 product of 256 rows with a 1024 x 1024 matrix."""
+    rows, wide = 256, 1024
+    x, weight = torch.ones(rows, wide), torch.ones(wide, wide)
+    return _rate([bench], lambda _: lambda: x @ weight, 2.0 * rows * wide * wide)[0]
+
+
+def _overhead_s(benches: list[Bench]) -> float:
+    """Handing a job to every device and hearing back from all of them: what a pass costs beside its steps."""
+    samples = []
+    for _ in range(200):
+        started = time.perf_counter()
+        for job in [bench.worker.submit(lambda: None) for bench in benches]:
+            job.result()
+        samples.append(time.perf_counter() - started)
+    return median(samples)
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "CPU"

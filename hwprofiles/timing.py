@@ -1,0 +1,81 @@
+"""Runs what a step runs, often enough to say how long it takes. Knows clocks and workers, nothing of which steps.
+
+One row is timed as `run` executes it: instructions on a tape. More rows are timed as calls of the torch reference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from statistics import median
+
+import numpy as np
+import torch
+
+from ..kernels import staging, tape
+from ..kernels.worker import Worker
+
+LIMIT_S = 20.0
+POOL_FLOATS = 24 * 2**20  # 96 MiB: three times a large last-level cache, so that weights are cold
+
+
+class Bench:
+    """One device under test: its threads, a pool of memory to take cold operands from, its tape state."""
+
+    def __init__(self, worker: Worker, position_limit: int) -> None:
+        self.worker = worker
+        self.pool = worker.submit(lambda: torch.full((POOL_FLOATS,), 0.01)).result()
+        self.words = np.zeros(3, dtype=np.int64)
+        self.position_limit = position_limit
+        self._at = 0
+
+    def cold(self, *shape: int) -> torch.Tensor:
+        """The next float32 operand of the pool; the pool is walked round, so nothing recent comes back."""
+        count = int(np.prod(shape))
+        if count > POOL_FLOATS:
+            raise ValueError(f"operand {shape} is larger than the pool")
+        if self._at + count > POOL_FLOATS:
+            self._at = 0
+        taken = self.pool[self._at : self._at + count]
+        self._at += -(-count // 16) * 16
+        return taken.view(shape)
+
+
+def start_tape(bench: Bench, instructions: list[tuple[int, ...]], abort_address: int) -> Future[list[float]]:
+    """Runs the instructions on all lanes; the future holds each instruction's seconds."""
+    program, lanes = tape.table(instructions), bench.worker.lanes
+    arrived = np.zeros((lanes, staging.LINE_BYTES // 8), dtype=np.int64)
+    ends_ns, trouble = np.zeros(len(program), dtype=np.int64), np.zeros((lanes, 3), dtype=np.int64)
+
+    def run(lane: int) -> list[float]:
+        started_ns = time.monotonic_ns()
+        deadline_ns = started_ns + int(LIMIT_S * 1e9)
+        outcome = tape.run(
+            program, 0, len(program), bench.words, arrived, lane, abort_address, deadline_ns, ends_ns, trouble[lane]
+        )
+        if outcome != staging.ARRIVED:
+            raise RuntimeError(f"{bench.worker.name} waited {LIMIT_S:.0f} s for another device while being measured")
+        return (np.diff(ends_ns, prepend=started_ns) * 1e-9).tolist()
+
+    futures = [bench.worker.submit(lambda lane=lane: run(lane), lane) for lane in range(lanes)]  # type: ignore[misc]
+    return futures[0]
+
+
+def start_calls(bench: Bench, call: Callable[[], object], count: int) -> Future[list[float]]:
+    """Calls `call` on the device's thread `count` times; the future holds each call's seconds."""
+
+    def run() -> list[float]:
+        seconds = []
+        for _ in range(count):
+            started = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    return bench.worker.submit(run)
+
+
+def typical_s(samples: list[float]) -> float:
+    """Median without the first sample, which pays for cold code."""
+    return median(samples[1:] or samples)
