@@ -294,6 +294,11 @@ def test_byte_level_gguf_equals_directory(tmp_path: Path) -> None:
             '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": -1}]}',
             "added token's id",
         ),
+        (
+            '{"model": {"vocab": {"a": 0}}, "post_processor": {"type": "Sequence", "processors": '
+            '[{"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}]}]}}',
+            "post-processor does not define '<s>'",
+        ),
         ('{"version": "1.0", "model": {"type": "Magic", "vocab": {"a": 0}, "merges": []}}', "Magic|variant"),
         ('{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "decodes with no decoder"),
     ],
