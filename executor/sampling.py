@@ -6,6 +6,7 @@ Knows distributions only. Knows nothing of models, tokens' meaning or when to st
 from __future__ import annotations
 
 import math
+import secrets
 
 import torch
 
@@ -29,8 +30,8 @@ class Sampler:
         _require(0 <= min_p <= 1, "min-p", "between 0 (off) and 1", min_p)
         _require(seed is None or 0 <= seed < 2**63, "seed", "between 0 and 2^63 - 1", seed)
         self.temperature, self.top_k, self.top_p, self.min_p = temperature, top_k, top_p, min_p
-        self._generator = torch.Generator()
-        self.seed = self._generator.seed() if seed is None else self._generator.manual_seed(seed).initial_seed()
+        self.seed = secrets.randbits(32) if seed is None else seed
+        self._generator = torch.Generator().manual_seed(self.seed)
 
     @property
     def greedy(self) -> bool:
