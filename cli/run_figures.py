@@ -1,0 +1,76 @@
+"""What `tpplan run` says about speed: expected against measured, and the share of the memory bandwidth that was used.
+
+Knows the plan, the model, and the profile if it is the one the plan was made from. Knows nothing of generating.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..hwprofiles.profile import HardwareProfile
+from ..hwprofiles.storage import load_profile
+from ..hwprofiles.units import Table, duration
+from ..planner.model_spec import ModelSpec
+from ..planner.plan import Plan, Predicted, Workload
+from ..planner.price import Pricer, devices_used
+
+if TYPE_CHECKING:
+    from ..executor.session import Generation
+
+
+class Figures:
+    """Prices what was really asked if the profile is at hand; else quotes the plan. `profile_note` says so."""
+
+    def __init__(self, plan: Plan, model: ModelSpec, profile_path: str | Path) -> None:
+        self.plan, self.model = plan, model
+        self.profile: HardwareProfile | None = None
+        self.profile_note = ""
+        work = f"expected is the plan's own workload of {plan.workload.prompt_tokens} prompt tokens"
+        try:
+            profile = load_profile(profile_path)
+        except (OSError, ValueError) as error:
+            self.profile_note = f"{error}; {work}"
+            return
+        if profile.fingerprint == plan.profile_fingerprint:
+            self.profile = profile
+        else:
+            self.profile_note = f"{profile_path} is not the profile that the plan was made from; {work}"
+
+    def predicted(self, prompt_tokens: int, new_tokens: int) -> Predicted:
+        """For one sequence of this very length, or the plan's workload where the profile is missing."""
+        if self.profile is None:
+            return self.plan.predicted
+        work = Workload(prompt_tokens, new_tokens, 1, self.plan.workload.context)
+        return Pricer(self.model, self.profile, self.plan.dtype, work).predict(self.plan.split)
+
+    def measured(self, result: Generation) -> Predicted:
+        """The same figures as they were."""
+        return Predicted(result.prefill_s, result.decode_s_per_token, result.decode_tokens_per_s)
+
+    def bandwidth_share(self, result: Generation) -> float | None:
+        """Bytes read per second over what the plan's devices can read together; None without a profile or a decode step."""
+        if self.profile is None or not result.decode_s_per_token:
+            return None
+        limit = sum(self.profile.devices[d].read_bytes_per_s for d in devices_used(self.plan.split))
+        return result.read_bytes_per_token / result.decode_s_per_token / limit
+
+    def table(self, predicted: Predicted, measured: Predicted) -> Table:
+        """Expected beside measured."""
+        rows = [
+            ("prefill", *_compared(predicted.prefill_s, measured.prefill_s)),
+            ("decode, per token", *_compared(predicted.decode_s_per_token, measured.decode_s_per_token)),
+            ("decode, tok/s", f"{predicted.decode_tokens_per_s:.1f}", f"{measured.decode_tokens_per_s:.1f}", ""),
+        ]
+        return "", ("", "predicted", "measured", "difference"), rows
+
+    def notes(self, result: Generation) -> list[str]:
+        """Lines below the table."""
+        share = self.bandwidth_share(result)
+        lines = [f"{share:.0%} of the measured memory bandwidth of the plan's devices"] if share is not None else []
+        return [*lines, self.profile_note] if self.profile_note else lines
+
+
+def _compared(predicted_s: float, measured_s: float) -> tuple[str, str, str]:
+    difference = f"{measured_s / predicted_s - 1:+.0%}" if predicted_s and measured_s else "-"
+    return duration(predicted_s), duration(measured_s) if measured_s else "-", difference
