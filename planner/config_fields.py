@@ -16,6 +16,7 @@ from .model_spec import ModelSpec
 Size = Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
 Layers = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 
 

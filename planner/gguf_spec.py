@@ -104,7 +104,10 @@ def _understood(metadata: dict[str, Any]) -> tuple[Any, _GgufConfig]:
 
 def _short(value: Any) -> Any:
     """A float32 as the shortest decimal that means it, as the original config had it: 1e-05, not 9.99999974737e-06."""
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
 
 
 def _rope(config: _GgufConfig, header: GgufHeader, path: Path) -> Rope:
@@ -146,7 +149,9 @@ def _llama3(config: _GgufConfig, header: GgufHeader, path: Path) -> Rope:
     if np.all(divisors == 1):
         return Rope(theta=config.theta)
     rope = Rope(config.theta, "llama3", round(float(divisors.max()), 3), config.original_context or 8192)
-    if not np.allclose(divisors, _llama3_divisors(rope, width), rtol=1e-4):
+    with np.errstate(all="ignore"):
+        follows = np.allclose(divisors, _llama3_divisors(rope, width), rtol=1e-4)
+    if not follows:
         raise ValueError(f"tensor {ROPE_FREQS!r} does not follow llama3 rope scaling over an original context of 8,192")
     return rope
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from .config_fields import Layers, Positive, Size, Tokens, checked, convert, head_dim, refuse_unknown
+from .config_fields import Layers, NotNegative, Positive, Size, Tokens, checked, convert, head_dim, refuse_unknown
 from .model_spec import Architecture, ModelSpec, Rope
 
 _CAUSAL_LM = {
@@ -55,8 +55,8 @@ class _HfRope(msgspec.Struct, forbid_unknown_fields=True):
     beta_fast: Positive | None = None
     beta_slow: Positive | None = None
     attention_factor: Positive | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
+    mscale: NotNegative | None = None
+    mscale_all_dim: NotNegative | None = None
     truncate: bool = True
     partial_rotary_factor: float | None = None
 

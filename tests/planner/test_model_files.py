@@ -161,6 +161,8 @@ REFUSED = (
     ({"rms_norm_eps": 0}, "rms_norm_eps"),
     ({"rms_norm_eps": float("nan")}, "JSON"),
     ({"rope_theta": float("inf")}, "JSON"),
+    ({"rope_theta": 10**400}, "rope_theta"),
+    ({"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale": 1.0, "mscale_all_dim": -14.4}}, "mscale_all_dim"),
     ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
 )
 
