@@ -34,28 +34,29 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
     file = file or sys.stdout
     console = Console(file=file, width=None if file.isatty() else 160)
     for title, columns, rows in tables:
-        table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for index, column in enumerate(columns):
             table.add_column(column, justify="right" if index else "left")
         for row in rows:
             table.add_row(*map(Text, row))
         console.print(table)
+        console.print()
 
 
 class Progress:
-    """Shows how far long work is, on stderr: one changing line on a terminal, a line for each new task elsewhere."""
+    """Shows how far long work is, on stderr: one changing line on a terminal, a line for each tenth elsewhere."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
-        self._shown = ""
+        self._tenth = -1
 
     def __call__(self, task: str, fraction: float) -> None:
         """`fraction` of the whole work is done and `task` comes next."""
         if self._live:
             print(f"\r\x1b[K{fraction:4.0%} {task}", end="", file=sys.stderr, flush=True)
-        elif task != self._shown:
+        elif int(fraction * 10) > self._tenth:
             print(f"{fraction:4.0%} {task}", file=sys.stderr, flush=True)
-        self._shown = task
+            self._tenth = int(fraction * 10)
 
     def __enter__(self) -> Progress:
         return self

@@ -74,5 +74,5 @@ def _print_plan(plan: Plan, explain: bool) -> None:
 
     print_tables([*plan_tables(plan), *([memory_table(plan)] if explain else [])])
     print(verdict(plan))
-    for reason in plan.reasons if explain else ():
-        print(f"- {reason}")
+    for line in (f"the proof covers: {plan.space}", *plan.reasons) if explain else ():
+        print(f"- {line}")

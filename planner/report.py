@@ -27,7 +27,7 @@ def verdict(plan: Plan) -> str:
     """One line: what the plan is expected to reach, and how far from the best it can be."""
     proof = "proven optimal" if plan.status == "optimal" else f"at most {plan.gap:.1%} slower than the best possible"
     return (
-        f"{proof} over {plan.space}; expected: prefill of {plan.workload.prompt_tokens} tokens in "
+        f"{proof}; expected: prefill of {plan.workload.prompt_tokens} tokens in "
         f"{duration(plan.predicted.prefill_s)}, decode {plan.predicted.decode_tokens_per_s:.1f} tok/s"
     )
 
