@@ -1,0 +1,110 @@
+"""Splits that need no solver, as other tools make them, priced and checked like the plan.
+
+Knows six rules of thumb. Knows nothing of optimality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .memory import device_bytes, fits
+from .plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, Baseline, BlockPlan, LayerPlan, Range, Split, Strategy, size
+from .price import Pricer
+from .units import Units
+
+FITTED = Callable[[Split], bool]
+
+
+def baseline_splits(pricer: Pricer, caps: tuple[int, ...]) -> dict[str, list[Split]]:
+    """Candidates by rule; of several (which device alone, where tied embeddings go) the best that fits counts."""
+    devices, model = pricer.profile.devices, pricer.model
+    speeds = [d.read_bytes_per_s for d in devices]
+    alone = [_one_hot(len(devices), d) for d in range(len(devices))]
+    return {
+        "single_device": [proportional_split(pricer, weights) for weights in alone],
+        "layer_split_by_speed": _layer_splits(model.layers, model.tied_embeddings, pricer, speeds),
+        "layer_split_by_memory": _layer_splits(model.layers, model.tied_embeddings, pricer, caps),
+        "even": [proportional_split(pricer, [1] * len(devices))],
+        "memory_proportional": [proportional_split(pricer, caps)],
+        "bandwidth_proportional": [proportional_split(pricer, speeds)],
+    }
+
+
+def price_baselines(
+    pricer: Pricer, splits: dict[str, list[Split]], caps: tuple[int, ...]
+) -> tuple[dict[str, Baseline], list[tuple[float, str, Split]]]:
+    """The table for the plan, and every candidate that fits with its objective in seconds."""
+    table, found = {}, []
+    for name, candidates in splits.items():
+        fitting = [s for s in candidates if fits(split_bytes(pricer, s), pricer.profile, caps)]
+        priced = [(pricer.predict(s), s) for s in fitting]
+        found += [(pricer.objective_s(predicted), name, s) for predicted, s in priced]
+        best = min((p for p, _ in priced), key=pricer.objective_s, default=None)
+        table[name] = Baseline(
+            best is not None, best and pricer.objective_s(best), best and best.decode_tokens_per_s
+        )
+    return table, found
+
+
+def split_bytes(pricer: Pricer, split: Split):  # type: ignore[no-untyped-def]
+    return device_bytes(pricer.model, split, pricer.workload, pricer.dtype)
+
+
+def proportional_split(
+    pricer: Pricer,
+    weights: Sequence[float],
+    attention: tuple[Strategy, tuple[int, ...] | None] = ("row", None),
+    mlp: tuple[Strategy, tuple[int, ...] | None] = ("row", None),
+) -> Split:
+    """Every block shared in proportion to `weights`, all layers alike; strategy and units of a block may be given."""
+    m = pricer.model
+    heads, columns, vocabulary = Units(m.kv_heads, 1), Units(m.mlp, MLP_UNIT), Units(m.vocab, VOCAB_UNIT)
+    layer = LayerPlan(
+        _block(m.hidden, heads, weights, *attention), _block(m.hidden, columns, weights, *mlp)
+    )
+    table = vocabulary.spans(_shares(vocabulary.count, weights))
+    return Split(table, (layer,) * m.layers, table)
+
+
+def _block(
+    hidden: int, units: Units, weights: Sequence[float], strategy: Strategy, given: tuple[int, ...] | None
+) -> BlockPlan:
+    spans = units.spans(given or _shares(units.count, weights))
+    if strategy == "row":
+        return BlockPlan("row", spans)
+    outputs = Units(hidden, HIDDEN_UNIT)
+    return BlockPlan("column", spans, outputs.spans(_shares(outputs.count, [size(s) for s in spans])))
+
+
+def _layer_splits(layers: int, tied: bool, pricer: Pricer, weights: Sequence[float]) -> list[Split]:
+    """Contiguous layers a device; embedding on the first and head on the last one, both on one where they are tied."""
+    m, counts = pricer.model, _shares(layers, weights)
+    owners = [d for d, count in enumerate(counts) for _ in range(count)]
+    plans = [
+        LayerPlan(
+            BlockPlan("row", _whole(m.kv_heads, len(counts), d)), BlockPlan("row", _whole(m.mlp, len(counts), d))
+        )
+        for d in range(len(counts))
+    ]
+    stack = tuple(plans[d] for d in owners)
+    first, last = (_whole(m.vocab, len(counts), d) for d in (owners[0], owners[-1]))
+    ends = [(first, first), (last, last)] if tied else [(first, last)]
+    return [Split(embedding, stack, head) for embedding, head in ends]
+
+
+def _whole(total: int, devices: int, owner: int) -> tuple[Range, ...]:
+    return Units(total, total).spans(tuple(_one_hot(devices, owner)))
+
+
+def _one_hot(devices: int, d: int) -> list[int]:
+    return [int(i == d) for i in range(devices)]
+
+
+def _shares(units: int, weights: Sequence[float]) -> tuple[int, ...]:
+    """Whole units in proportion, by largest remainder; ties go to the earlier device."""
+    exact = [units * w / sum(weights) for w in weights]
+    shares = [int(e) for e in exact]
+    order = sorted(range(len(exact)), key=lambda d: (shares[d] - exact[d], d))
+    for d in order[: units - sum(shares)]:
+        shares[d] += 1
+    return tuple(shares)

@@ -1,0 +1,252 @@
+"""Constraints of the CP-SAT model: how long each stage lasts and how many bytes each device holds.
+
+Knows who waits for whom, as the layer graph has it: every consumer of an exchange waits for all producers. A stage lasts as
+long as its slowest device's pulls, compute and pushes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from .curves import Costs, StageCosts
+from .memory import Sizes
+from .variables import BlockVariables, Expression, Share, Shares, Variant
+
+COMPUTE, PUSH, LAST_PUSH = 0, 2, 4  # components of `Costs`; prefill's follow decode's
+
+
+@dataclass
+class Exchange:
+    """Producers of a block, seen by its consumers: a literal for each number of slices, with its pull cost per device."""
+
+    pulls: list[tuple[Expression, list[Costs]]]
+    sole_producer: list[Expression]
+
+
+@dataclass
+class StageTimes:
+    """Adds a duration per stage and phase; `weights`: what a decode pass and a prefill count in the objective."""
+
+    cp: Any
+    costs: StageCosts
+    tick_s: float
+    weights: tuple[int, int]
+
+    def embedding(self, embed: BlockVariables, first: BlockVariables) -> Expression:
+        """Ticks from the token ids to the pushed hidden states, both phases weighted."""
+        total = 0
+        shares = embed.variants[0].inputs
+        fixed = [[self._ticks(self.costs.embedding(d, alone)) for alone in (False, True)] for d in self._devices(shares)]
+        skips = [self._both(s.used, first.sole(d)) for d, s in enumerate(shares.by_device)]
+        for phase in (0, 1):
+            time = self._duration()
+            for (shared, alone), share, skip in zip(fixed, shares.by_device, skips):
+                some, push = share.used - share.whole, PUSH + phase
+                busy = (shared[phase] + shared[push]) * some + (alone[phase] + alone[push]) * share.whole
+                self.cp.add(time >= busy - max(shared[push], alone[push]) * skip)
+                self.cp.add(time >= shared[phase] * some + alone[phase] * share.whole)
+            total += self.weights[phase] * time
+        return total
+
+    def block(self, before: Any, here: Any, after: Any, blocks: dict[Any, BlockVariables]) -> Expression:
+        """Ticks of one block between two neighbours: one stage under row, two under column."""
+        block, last = blocks[here], after[0] == "head"
+        exchange = self._exchange(blocks[before], False)
+        total = 0
+        for phase in (0, 1):
+            push = LAST_PUSH if last and phase else PUSH + phase
+            first, second = self._duration(), self._duration()
+            for v in block.variants:
+                if v.outputs is None:
+                    self._row_stage(first, v, here[0], exchange, blocks[after], phase, push)
+                else:
+                    self._column_stages((first, second), v, here, exchange, blocks[after], phase, push)
+            total += self.weights[phase] * (first + second)
+        return total
+
+    def head(self, before: BlockVariables, head: BlockVariables) -> Expression:
+        exchange, total = self._exchange(before, True), 0
+        for phase in (0, 1):
+            time = self._duration()
+            for d, share in enumerate(head.variants[0].inputs.by_device):
+                self._at_least(time, [share.cost(phase)], self._pulls(exchange, d, phase, head.sole(d)), share.used)
+            total += self.weights[phase] * time
+        return total
+
+    def overhead(self, used: list[Expression]) -> Expression:
+        """Ticks of the largest fixed cost of a pass among devices in use."""
+        time = self._duration()
+        for device, literal in zip(self.costs.pricer.profile.devices, used):
+            self.cp.add(time >= ceil(device.step_overhead_s / self.tick_s) * literal)
+        return time
+
+    def _row_stage(
+        self, time: Any, v: Variant, name: Any, exchange: Exchange, after: BlockVariables, phase: int, push: int
+    ) -> None:
+        earlier: Expression = 0
+        for d, share in enumerate(v.inputs.by_device):
+            shared = self._ticks(self.costs.residual(name, d, False))[phase]
+            alone = self._ticks(self.costs.residual(name, d, True))[phase]
+            first = self.cp.new_bool_var("")
+            self.cp.add(first >= share.used - share.whole - earlier)
+            earlier += share.used
+            compute = share.cost(phase) + shared * first + alone * share.whole
+            ways = [compute, compute + self._pushed(share, push, after.sole(d))]
+            self._at_least(time, ways, self._pulls(exchange, d, phase, v.inputs.by_device[d].whole), share.used)
+
+    def _column_stages(
+        self, times: Any, v: Variant, here: Any, exchange: Exchange, after: BlockVariables, phase: int, push: int
+    ) -> None:
+        """Inputs gathered by the writers, then their slices gathered by the next block; one member alone does both in place."""
+        assert v.outputs is not None
+        (name, layer), (first, second) = here, times
+        gather = Exchange(self._gathered(v.inputs, self.costs.inputs[name]), [0] * len(v.inputs.by_device))
+        for d, (share, out) in enumerate(zip(v.inputs.by_device, v.outputs.by_device)):
+            ways = [share.cost(phase), share.cost(phase) + self._pushed(share, PUSH + phase, out.whole)]
+            self._at_least(first, ways, self._pulls(exchange, d, phase, share.whole), share.used)
+            ways = [out.cost(phase), out.cost(phase) + self._pushed(out, push, after.sole(d))]
+            self._at_least(second, ways, self._pulls(gather, d, phase, 0), out.used)
+            alone = self._ticks(self.costs.outputs(layer, name, d, self.costs.hidden.count, True))
+            skip = self._both(share.whole, after.sole(d))
+            self.cp.add(second >= (alone[phase] + alone[push]) * share.whole - alone[push] * skip)
+
+    def _pushed(self, share: Share, push: int, sole_consumer: Expression) -> Expression:
+        """Push ticks of a share; nothing where its device is the only consumer."""
+        most = share.largest(push)
+        return share.cost(push) - (most * self._both(share.used, sole_consumer) if most else 0)
+
+    def _exchange(self, block: BlockVariables, last: bool) -> Exchange:
+        """Hidden states from a block: summed under row, concatenated under column. `last`: only prefill's last chunk counts."""
+        pulls, hidden = [], self.costs.model.hidden
+        for v in block.variants:
+            if v.outputs is None:
+                pulls += [(lit, self._slices(hidden, k + 1, "sum", k == 0)) for k, lit in enumerate(v.inputs.counts)]
+                continue
+            pulls += self._gathered(v.outputs, hidden)
+            pulls.append((v.inputs.single, self._slices(hidden, 1, "concat", True)))
+        if last:
+            pulls = [(lit, [(c[0], c[4], c[2], c[3], c[4]) for c in costs]) for lit, costs in pulls]
+        devices = range(len(self.costs.pricer.profile.devices))
+        return Exchange(pulls, [sum(v.sole_producer(d) for v in block.variants) for d in devices])
+
+    def _gathered(self, shares: Shares, width: int) -> list[tuple[Expression, list[Costs]]]:
+        return [(lit, self._slices(width, k + 1, "concat", False)) for k, lit in enumerate(shares.counts)]
+
+    def _slices(self, width: int, producers: int, combine: str, alone: bool) -> list[Costs]:
+        devices = range(len(self.costs.pricer.profile.devices))
+        return [self.costs.pull(d, width, producers, combine, alone) for d in devices]
+
+    def _pulls(self, exchange: Exchange, d: int, phase: int, sole_consumer: Expression) -> Expression:
+        """Pull ticks of device `d`; nothing where one device is both the producer and the consumer."""
+        ticks = [(literal, self._ticks(costs[d])[phase]) for literal, costs in exchange.pulls]
+        most = max(t for _, t in ticks)
+        local = self._both(exchange.sole_producer[d], sole_consumer)
+        return sum(t * literal for literal, t in ticks) - most * local
+
+    def _at_least(self, time: Any, ways: list[Expression], pulls: Expression, used: Expression) -> None:
+        """A duration covers each way of being busy, and the pulls before it where the device takes part."""
+        literal = self.cp.new_bool_var("")
+        self.cp.add(literal == used)
+        for busy in ways:
+            self.cp.add(time >= busy)
+            self.cp.add(time >= busy + pulls).only_enforce_if(literal)
+
+    def _both(self, one: Expression, other: Expression) -> Expression:
+        """A literal that may be 1 only where both are; it always makes a plan cheaper, so it will be."""
+        if isinstance(one, int) or isinstance(other, int):
+            return 0
+        both = self.cp.new_bool_var("")
+        self.cp.add(both <= one)
+        self.cp.add(both <= other)
+        return both
+
+    def _duration(self) -> Any:
+        return self.cp.new_int_var(0, 10**13, "")
+
+    def _ticks(self, costs: Costs) -> tuple[int, ...]:
+        return tuple(ceil(c / self.tick_s) for c in costs)
+
+    def _devices(self, shares: Shares) -> range:
+        return range(len(shares.by_device))
+
+
+def add_memory(
+    cp: Any,
+    blocks: dict[tuple[str, int], BlockVariables],
+    layers: Counter[int],
+    used: list[Any],
+    sizes: Sizes,
+    costs: StageCosts,
+) -> list[Expression]:
+    """Bytes of each device, as `memory.device_bytes` counts them."""
+    several = cp.new_bool_var("several")
+    cp.add(sum(used) <= 1).only_enforce_if(~several)
+    return [_device_memory(cp, blocks, layers, used[d], several, sizes, costs, d) for d in range(len(used))]
+
+
+def _device_memory(cp, blocks, layers, used, several, sizes, costs, d) -> Expression:  # type: ignore[no-untyped-def]
+    m, vocabulary = sizes.model, costs.vocabulary
+    head = blocks["head", -1].variants[0].inputs.by_device[d]
+    total = head.linear(sizes.vocabulary(vocabulary.unit), sizes.vocabulary(m.vocab)) + 4 * m.hidden * head.used
+    total += head.linear(4 * vocabulary.unit, 4 * m.vocab) * sizes.workload.batch + sizes.member_buffers * used
+    if not m.tied_embeddings:
+        table = blocks["embed", -1].variants[0].inputs.by_device[d]
+        total += table.linear(sizes.vocabulary(vocabulary.unit), sizes.vocabulary(m.vocab))
+    widest: dict[str, list[Expression]] = {}
+    for (name, layer), block in blocks.items():
+        for v in block.variants if layer >= 0 else ():
+            total += layers[layer] * _block_bytes(name, v, sizes, costs, d)
+            for buffer, width in _block_buffers(name, v, sizes, costs, d):
+                widest.setdefault(buffer, []).append(width)
+    slots = widest.pop("slots", [])
+    for widths in widest.values():
+        total += sizes.buffer(1) * _maximum(cp, widths)
+    slot = cp.new_int_var(0, 10**9, "")
+    cp.add(slot >= m.hidden * used).only_enforce_if(several)
+    for width in slots:
+        cp.add(slot >= width).only_enforce_if(several)
+    return total + sizes.slots(1) * slot
+
+
+def _maximum(cp: Any, widths: list[Expression]) -> Expression:
+    largest = cp.new_int_var(0, 10**9, "")
+    for width in widths:
+        cp.add(largest >= width)
+    return largest
+
+
+def _width(name: str, sizes: Sizes) -> tuple[int, int]:
+    """Output projection inputs: of one unit, and of all."""
+    m = sizes.model
+    return (m.group * m.head_dim, sizes.attention_width) if name == "attention" else (1, m.mlp)
+
+
+def _block_bytes(name: str, v: Variant, sizes: Sizes, costs: StageCosts, d: int) -> Expression:
+    m, units, share = sizes.model, costs.units(name), v.inputs.by_device[d]  # type: ignore[arg-type]
+    attention, (each, whole) = name == "attention", _width(name, sizes)
+    bias = 4 * (m.o_bias if attention else m.mlp_bias)
+
+    def first(n: int) -> int:
+        return sizes.qkv(n) + sizes.cache(n) if attention else sizes.gate_up(n)
+
+    total = share.linear(first(units.unit), first(units.total)) + sizes.norms(name) * share.used
+    if v.outputs is None:
+        out = sizes.o_proj(1, m.hidden)
+        return total + share.linear(each * units.unit * out, whole * out) + bias * m.hidden * share.used
+    out, unit = sizes.o_proj(whole, 1) + bias, costs.hidden.unit
+    return total + v.outputs.by_device[d].linear(unit * out, m.hidden * out) + m.hidden * out * share.whole
+
+
+def _block_buffers(name: str, v: Variant, sizes: Sizes, costs: StageCosts, d: int) -> list[tuple[str, Expression]]:
+    m, units, share = sizes.model, costs.units(name), v.inputs.by_device[d]  # type: ignore[arg-type]
+    each, whole = _width(name, sizes)
+    per_unit = m.head_dim * (m.group + 2) if name == "attention" else 2
+    first, inner = ("qkv", "attention") if name == "attention" else ("gate_up", "swiglu")
+    own = share.linear(each * units.unit, whole)
+    buffers = [(first, share.linear(per_unit * units.unit, per_unit * units.total)), (inner, own)]
+    if v.outputs:
+        buffers += [(inner, whole * v.outputs.by_device[d].used), ("slots", own)]
+    return buffers

@@ -1,0 +1,113 @@
+"""Runs CP-SAT on the model of all splits: the fastest, then among equals the one with fewest devices and exchanges.
+
+Knows solver settings and statuses. Knows nothing of what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from .plan import Split
+from .price import Pricer
+from .request import Request
+from .split_model import OBJECTIVE_TICKS, SplitModel
+
+NEAR_ENOUGH = 0.005
+WORKERS, SEED = 8, 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The solver's answer: `splits` in order of preference; `bound_s` holds for every split of the space."""
+
+    splits: list[Split]
+    proven: bool
+    bound_s: float
+    error: float
+
+
+def new_model(pricer: Pricer, request: Request, caps: tuple[int, ...], tick_s: float, timed: bool = True) -> SplitModel:
+    """The CP-SAT model, built; imports OR-Tools."""
+    from ortools.sat.python import cp_model
+
+    model = SplitModel(pricer, request, caps, tick_s, cp_model.CpModel(), timed)
+    model.build()
+    return model
+
+
+def fastest_split(pricer: Pricer, request: Request, caps: tuple[int, ...], start: Split, start_s: float) -> Found | None:
+    """The fastest split within the limits, None where the solver says that none exists or found none in time."""
+    deadline = time.perf_counter() + request.time_limit_s
+    model = new_model(pricer, request, caps, start_s / OBJECTIVE_TICKS)
+    model.hint(start)
+    model.cp.minimize(model.objective)
+    solver, status = solve_model(model.cp, deadline)
+    if status not in ("OPTIMAL", "FEASIBLE"):
+        return None
+    best, bound = solver.objective_value, solver.best_objective_bound
+    proven = status == "OPTIMAL" and best - bound <= 1e-6 * best
+    splits = [model.split_of(solver.value)]
+    if proven:
+        splits = _simpler(model, solver, round(best), deadline) + splits
+    return Found(splits, proven, max(bound, 0) * model.tick_s / (1 + model.error), model.error)
+
+
+def _simpler(model: SplitModel, solver: Any, best: int, deadline: float) -> list[Split]:
+    """Within 0.5 % of the best: fewer devices, then fewer exchanges; else as fast with the least memory, in device order."""
+    effort = _effort(model)
+    now = solver.value(effort)
+    _hint_solution(model.cp, solver)
+    model.cp.add(model.objective <= best + int(best * NEAR_ENOUGH))
+    model.cp.minimize(effort)
+    simpler, status = solve_model(model.cp, deadline)
+    if status == "OPTIMAL" and simpler.value(effort) < now:
+        model.cp.add(effort <= simpler.value(effort))
+        model.cp.minimize(model.objective)
+        again, status = solve_model(model.cp, deadline)
+        if status == "OPTIMAL":
+            solver, best = again, round(again.objective_value)
+    model.cp.add(effort <= solver.value(effort))
+    model.cp.add(model.objective <= best)
+    _hint_solution(model.cp, solver)
+    model.cp.minimize(_canonical(model))
+    last, status = solve_model(model.cp, deadline)
+    return [model.split_of((last if status in ("OPTIMAL", "FEASIBLE") else solver).value)]
+
+
+def _effort(model: SplitModel) -> Any:
+    return sum(model.devices_used) * 10**6 + model.collectives()
+
+
+def _canonical(model: SplitModel) -> Any:
+    """Peak memory first, then units on early devices."""
+    peak = model.cp.new_int_var(0, 2**45, "peak")
+    for needed in model.bytes_used:
+        model.cp.add(peak >= needed)
+    order = 0
+    for weight, block in enumerate(model.blocks.values(), 1):
+        for v in block.variants:
+            for shares in (v.inputs, v.outputs) if v.outputs else (v.inputs,):
+                order += sum(weight * d * share.units for d, share in enumerate(shares.by_device))
+    return peak * 2**12 + order
+
+
+def _hint_solution(cp: Any, solver: Any) -> None:
+    cp.clear_hints()
+    for i in range(len(cp.proto.variables)):
+        variable = cp.get_int_var_from_proto_index(i)
+        cp.add_hint(variable, solver.value(variable))
+
+
+def solve_model(cp: Any, deadline: float) -> tuple[Any, str]:
+    """Solver and status name; an invalid model is our own mistake."""
+    from ortools.sat.python import cp_model
+
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = WORKERS
+    solver.parameters.random_seed = SEED
+    solver.parameters.max_time_in_seconds = max(deadline - time.perf_counter(), 0.01)
+    status = solver.status_name(solver.solve(cp))
+    assert status != "MODEL_INVALID", cp.validate()
+    return solver, status

@@ -1,0 +1,28 @@
+"""Units: the smallest shares a dimension is cut into. Knows whole units and the ragged last one, nothing of what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .plan import Range
+
+
+@dataclass(frozen=True)
+class Units:
+    """A dimension cut into units, the last one ragged where it must be."""
+
+    total: int
+    unit: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.total // self.unit)
+
+    def of(self, units: int) -> int:
+        """Values in `units` units."""
+        return min(units * self.unit, self.total)
+
+    def spans(self, units: tuple[int, ...]) -> tuple[Range, ...]:
+        """Contiguous ranges in device order."""
+        ends = [self.of(sum(units[: d + 1])) for d in range(len(units))]
+        return tuple(zip([0, *ends], ends))

@@ -1,0 +1,128 @@
+"""The unknowns of the CP-SAT model: shares of blocks, strategies, and the literals that communication depends on.
+
+Knows what may be chosen and the links between literals. Knows neither costs of exchanges nor memory (see `constraints`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .curves import Curve, Piece
+from .plan import Strategy
+
+Expression = Any  # CP-SAT linear expressions have no public common type
+
+
+@dataclass
+class Share:
+    """One device's part of one block: at most one piece of its cost curve is active, or it holds the whole."""
+
+    pieces: list[tuple[Piece, Expression, Expression]]
+    whole: Expression
+    whole_piece: Piece
+
+    @property
+    def used(self) -> Expression:
+        return sum(literal for _, literal, _ in self.pieces) + self.whole
+
+    @property
+    def units(self) -> Expression:
+        return self.linear(1, self.whole_piece.hi)
+
+    def linear(self, per_unit: int, whole: int) -> Expression:
+        """`per_unit` for each unit, `whole` for all of them."""
+        return sum(per_unit * amount for _, _, amount in self.pieces) + whole * self.whole
+
+    def cost(self, component: int) -> Expression:
+        """Ticks of one component of `curves.Costs`."""
+        parts = (p.slopes[component] * amount + p.bases[component] * lit for p, lit, amount in self.pieces)
+        return sum(parts) + self.whole_piece.bases[component] * self.whole
+
+    def largest(self, component: int) -> int:
+        """No share costs more than this."""
+        pieces = [p for p, _, _ in self.pieces] + [self.whole_piece]
+        return max(max(p.slopes[component] * u + p.bases[component] for u in (p.lo, p.hi)) for p in pieces)
+
+
+@dataclass
+class Shares:
+    """All devices' parts of one dimension, and how many devices hold some: `counts[k - 1]` for k devices that share it.
+
+    `present`: 1 where the dimension is cut this way at all. `single`: 1 where one device holds everything.
+    """
+
+    present: Expression
+    by_device: list[Share]
+    counts: list[Expression]
+
+    @property
+    def single(self) -> Expression:
+        return sum(share.whole for share in self.by_device)
+
+
+@dataclass
+class Variant:
+    """A block under one strategy; `outputs` (column): hidden columns of a block with several members."""
+
+    strategy: Strategy
+    inputs: Shares
+    outputs: Shares | None = None
+
+    def sole_producer(self, d: int) -> Expression:
+        """1 where device `d` alone writes the block's output."""
+        whole = self.inputs.by_device[d].whole
+        return whole + self.outputs.by_device[d].whole if self.outputs else whole
+
+
+@dataclass
+class BlockVariables:
+    """One class of blocks (or the embedding, or the head): exactly one variant is present."""
+
+    name: str
+    variants: list[Variant] = field(default_factory=list)
+
+    def used(self, d: int) -> Expression:
+        return sum(v.inputs.by_device[d].used for v in self.variants)
+
+    def sole(self, d: int) -> Expression:
+        """1 where device `d` is the only member."""
+        return sum(v.inputs.by_device[d].whole for v in self.variants)
+
+
+def make_shares(model: Any, name: str, curves: list[Curve], present: Expression) -> Shares:
+    """Shares of all devices that sum to the whole wherever `present` is 1."""
+    shares = [_make_share(model, f"{name}.d{d}", curve) for d, curve in enumerate(curves)]
+    total = curves[0].whole.hi
+    for share in shares:
+        model.add(share.used <= present)
+    model.add(sum(share.units for share in shares) == total * present)
+    counts = [model.new_bool_var(f"{name}.members{k + 1}") for k in range(len(shares))]
+    model.add(sum(counts) == present)
+    model.add(sum((k + 1) * count for k, count in enumerate(counts)) == sum(share.used for share in shares))
+    return Shares(present, shares, counts)
+
+
+def _make_share(model: Any, name: str, curve: Curve) -> Share:
+    pieces = []
+    for piece in curve.pieces:
+        literal = model.new_bool_var(f"{name}.from{piece.lo}")
+        amount = model.new_int_var(0, piece.hi, f"{name}.units{piece.lo}")
+        model.add(amount >= piece.lo * literal)
+        model.add(amount <= piece.hi * literal)
+        pieces.append((piece, literal, amount))
+    return Share(pieces, model.new_bool_var(f"{name}.whole"), curve.whole)
+
+
+def hint_shares(model: Any, shares: Shares, units: tuple[int, ...] | None) -> None:
+    """Hints every variable of the shares from units per device; None where the variant is absent."""
+    total = shares.by_device[0].whole_piece.hi
+    for share, u in zip(shares.by_device, units or (0,) * len(shares.by_device)):
+        model.add_hint(share.whole, u == total)
+        for piece, literal, amount in share.pieces:
+            inside = u < total and piece.lo <= u <= piece.hi
+            model.add_hint(literal, inside)
+            model.add_hint(amount, u if inside else 0)
+    members = sum(u > 0 for u in units or ())
+    for k, count in enumerate(shares.counts):
+        model.add_hint(count, k + 1 == members)

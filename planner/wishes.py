@@ -1,0 +1,63 @@
+"""Whether a request makes sense for a model and a profile, and whether a split obeys it.
+
+Knows splits and strategies given by hand. Knows nothing of which are good.
+"""
+
+from __future__ import annotations
+
+from ..hwprofiles.profile import HardwareProfile
+from .model_spec import ModelSpec
+from .plan import MLP_UNIT, BlockPlan, Split, size
+from .request import Request
+
+
+def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) -> None:
+    """ValueError, one line with the reason, for a request that no plan could honour."""
+    w = request.workload
+    for name in ("prompt_tokens", "new_tokens", "batch", "context"):
+        if getattr(w, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(w, name)}")
+    if w.prompt_tokens + w.new_tokens > w.context:
+        raise ValueError(
+            f"{w.prompt_tokens} prompt and {w.new_tokens} new tokens exceed the context of {w.context}: raise --context"
+        )
+    if w.context > model.context:
+        raise ValueError(f"context {w.context} exceeds the {model.context} positions this model was made for")
+    if request.time_limit_s <= 0:
+        raise ValueError(f"the time limit must be positive, not {request.time_limit_s:g} s")
+    for name, cap in request.caps.items():
+        profile.device(name)
+        if cap < 0:
+            raise ValueError(f"the cap of {name} must not be negative")
+    _check_shares("attention", "KV heads", request.attention_split, model.kv_heads, 1, profile)
+    _check_shares("mlp", "MLP columns", request.mlp_split, model.mlp, MLP_UNIT, profile)
+
+
+def _check_shares(
+    block: str, what: str, shares: tuple[int, ...] | None, total: int, unit: int, profile: HardwareProfile
+) -> None:
+    if shares is None:
+        return
+    option, devices = f"--{block}-split", len(profile.devices)
+    if len(shares) != devices:
+        raise ValueError(f"{option} has {len(shares)} shares for {devices} devices; give one for each, 0 for none")
+    if min(shares) < 0:
+        raise ValueError(f"{option} has a negative share")
+    if sum(shares) != total:
+        raise ValueError(f"{option} sums to {sum(shares)}, the model has {total} {what}")
+    ends = [sum(shares[: d + 1]) for d in range(devices)]
+    if any(end % unit for end in ends if end != total):
+        raise ValueError(f"{option} must be in multiples of {unit} {what}; only the last share may hold a remainder")
+
+
+def obeys(split: Split, request: Request) -> bool:
+    """Whether every layer has the shares and strategies that were given by hand."""
+    return all(
+        _block_obeys(layer.attention, request.attention_split, request.attention_strategy)
+        and _block_obeys(layer.mlp, request.mlp_split, request.mlp_strategy)
+        for layer in set(split.layers)
+    )
+
+
+def _block_obeys(block: BlockPlan, shares: tuple[int, ...] | None, strategy: str | None) -> bool:
+    return strategy in (None, block.strategy) and shares in (None, tuple(map(size, block.units)))
