@@ -72,7 +72,8 @@ class Session:
         steps = pass_steps(model, plan.split, rows=1, context=1)
         used = sorted({step.device for step in steps})
         widest = max((step.out_features for step in steps if step.kind is Kind.PUSH), default=0)
-        shared, logits = Staging(len(plan.devices), PREFILL_CHUNK * widest), torch.zeros(model.vocab)
+        rows = min(PREFILL_CHUNK, plan.workload.context)
+        shared, logits = Staging(len(plan.devices), rows * widest), torch.zeros(model.vocab)
         ropes = rope_tables(model.rope, model.head_dim, plan.workload.context)
         workers = {d: Worker(plan.devices[d], cores[plan.devices[d]]) for d in used}
         try:

@@ -63,11 +63,12 @@ class DeviceState:
             if step.kind is Kind.ROPE
         }
         self.scores = torch.zeros(worker.lanes, capacity)
-        self.token_words = np.zeros(PREFILL_CHUNK, dtype=np.int64)
+        rows = min(PREFILL_CHUNK, capacity)
+        self.token_words = np.zeros(rows, dtype=np.int64)
         self.tokens = torch.from_numpy(self.token_words)
         self.best_id, self.best_logit = torch.zeros(1, dtype=torch.int64), torch.zeros(1)
         self.buffers = {
-            name: torch.zeros(PREFILL_CHUNK * wide) for name, wide in buffer_widths(steps, model.hidden).items()
+            name: torch.zeros(rows * wide) for name, wide in buffer_widths(steps, model.hidden).items()
         }
         for step in steps:
             if step.role == "lm_head":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..hwprofiles.profile import HardwareProfile
 from .model_spec import ModelSpec
-from .plan import DTYPE_BYTES, PREFILL_CHUNK, BlockPlan, Dtype, Split, Workload, members, size
+from .plan import DTYPE_BYTES, PREFILL_CHUNK, BlockPlan, Dtype, Split, Workload, devices_used, size
 
 FREE_PERCENT = 95
 SLOTS = 2  # of the ring each producer writes, so that a slow reader is never overrun
@@ -39,7 +39,7 @@ class Sizes:
     @property
     def rows(self) -> int:
         """Rows of the largest pass."""
-        return max(min(PREFILL_CHUNK, self.workload.prompt_tokens), self.workload.batch)
+        return max(min(PREFILL_CHUNK, self.workload.context), self.workload.batch)
 
     @property
     def matrix(self) -> int:
@@ -109,9 +109,9 @@ def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
     weights += 0 if sizes.model.tied_embeddings else sizes.vocabulary(table)
     if not (widest or tokens or table):
         return DeviceBytes(weights, cache, 0)
-    widest["slots"] = max(widest.get("slots", 0), sizes.model.hidden)
-    slots = sizes.slots(widest.pop("slots")) if len(_all_members(split)) > 1 else 0
-    workspace = sizes.member_buffers + sum(map(sizes.buffer, widest.values())) + 4 * tokens * sizes.workload.batch + slots
+    slots = sizes.slots(max(widest.pop("slots", 0), sizes.model.hidden)) if len(devices_used(split)) > 1 else 0
+    logits = 4 * tokens * sizes.workload.batch
+    workspace = sizes.member_buffers + sum(map(sizes.buffer, widest.values())) + logits + slots
     return DeviceBytes(weights, cache, workspace)
 
 
@@ -122,11 +122,6 @@ def _blocks(split: Split) -> list[tuple[BlockPlan, str, int]]:
         for block, name in ((layer.attention, "attention"), (layer.mlp, "mlp")):
             counts[block, name] = counts.get((block, name), 0) + 1
     return [(block, name, times) for (block, name), times in counts.items()]
-
-
-def _all_members(split: Split) -> set[int]:
-    spans = [split.embedding, split.head, *(block.units for block, _, _ in _blocks(split))]
-    return {d for span in spans for d in members(span)}
 
 
 def _block_weights(sizes: Sizes, block: BlockPlan, name: str, d: int) -> int:
@@ -146,15 +141,19 @@ def _buffers(sizes: Sizes, block: BlockPlan, name: str, d: int) -> dict[str, int
     m, share, column = sizes.model, size(block.units[d]), block.strategy == "column"
     whole = sizes.attention_width if name == "attention" else m.mlp
     own = share * m.group * m.head_dim if name == "attention" else share
-    inner = max(own, whole) if column and size(block.outputs[d]) else own
-    first = {"qkv": share * m.head_dim * (m.group + 2), "attention": inner}
+    widths = {"qkv": share * m.head_dim * (m.group + 2), "attention": own}
     if name == "mlp":
-        first = {"gate_up": 2 * share, "swiglu": inner}
-    return first | ({"slots": own} if column else {})
+        widths = {"gate_up": 2 * share, "swiglu": own}
+    if column:
+        widths |= {"slots": own, "gathered": whole if size(block.outputs[d]) else 0}
+    return widths
 
 
 def device_caps(profile: HardwareProfile, caps: dict[str, int]) -> tuple[int, ...]:
-    """Bytes each device may use: its free memory less a margin, or less where the user says so. ValueError on an unknown name."""
+    """Bytes each device may use: its free memory less a margin, or less where the user says so.
+
+    ValueError on an unknown name.
+    """
     for name in caps:
         profile.device(name)
     free = (d.free_bytes * FREE_PERCENT // 100 for d in profile.devices)
@@ -170,5 +169,3 @@ def fits(needed: tuple[DeviceBytes, ...], profile: HardwareProfile, caps: tuple[
     """Whether every device stays within its cap, and the CPU devices together within the host's memory."""
     on_host = sum(n.total for n, d in zip(needed, profile.devices) if d.kind == "cpu")
     return on_host <= host_cap(profile) and all(n.total <= cap for n, cap in zip(needed, caps))
-
-
