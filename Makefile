@@ -27,7 +27,7 @@ test: lint demo/$(MODEL)
 # mypy needs the package under its own name, whatever the checkout is called.
 lint: .venv/installed-dev
 	@echo "== ruff"
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 	@echo "== mypy"
 	@mkdir -p .venv/check && ln -sfn ../.. .venv/check/tpplan
 	@cd .venv/check && ../bin/mypy --config-file tpplan/pyproject.toml

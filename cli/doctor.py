@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from importlib import metadata
 from typing import Any
 
@@ -67,8 +66,6 @@ def _gpus() -> list[str]:
 def _problems(findings: dict[str, Any]) -> list[str]:
     missing = [name for name in NEEDED if findings[name] is None]
     problems = [f"missing: {', '.join(missing)}: run `pip install tpplan` in this environment"] if missing else []
-    if sys.version_info < (3, 11):
-        problems.append("Python is older than 3.11: make an environment with a newer one")
     if len(findings["cores_of_this_process"]) < 2:
         problems.append("one core only: two CPU devices need two; lift the affinity or container limit")
     if findings["free_memory_bytes"] < 2**30:

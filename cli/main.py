@@ -31,7 +31,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in SUMMARIES:
             return None
-        return importlib.import_module(f".{cmd_name}", __package__).command
+        command: click.Command = importlib.import_module(f".{cmd_name}", __package__).command
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -85,6 +86,8 @@ def one_line(error: Exception) -> str:
 def _leave(code: int | None) -> NoReturn:
     try:
         sys.stdout.flush()
-    except OSError:  # a reader that left, a full disk: already told, and told again at exit unless stdout goes elsewhere
+    except (
+        OSError
+    ):  # a reader that left, a full disk: already told, and told again at exit unless stdout goes elsewhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -23,10 +23,12 @@ def parse_bytes(text: str) -> int:
     match = SIZE.fullmatch(text.strip())
     if not match or match[2].lower() not in UNITS:
         raise ValueError(f"{text!r} is no size: write it as 8GiB, 512MB or plain bytes")
-    return int(float(match[1]) * UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * UNITS[match[2].lower()]
+    return (
+        int(float(match[1]) * UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * UNITS[match[2].lower()]
+    )
 
 
-class Cap(click.ParamType):
+class Cap(click.ParamType[tuple[str, int]]):
     """`cuda:0=8GiB` as ("cuda:0", 8589934592)."""
 
     name = "DEVICE=SIZE"
@@ -41,7 +43,7 @@ class Cap(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class Split(click.ParamType):
+class Split(click.ParamType[tuple[int, ...]]):
     """`2,1` as (2, 1)."""
 
     name = "N,N,..."

@@ -34,7 +34,9 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
     file = file or sys.stdout
     console = Console(file=file, width=None if file.isatty() else 160)
     for title, columns, rows in tables:
-        table = RichTable(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table = RichTable(
+            title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+        )
         for index, column in enumerate(columns):
             table.add_column(column, justify="right" if index else "left")
         for row in rows:

@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--plan", "plan_path", default="plan.json", show_default=True, metavar="FILE")
 @click.option("--model", "model_path", metavar="PATH", help="The model's files, if they have moved since the solve.")
-@click.option("--hardware", metavar="FILE", help="The profile, for what to expect.  [default: profile.json beside the plan]")
+@click.option(
+    "--hardware", metavar="FILE", help="The profile, for what to expect.  [default: profile.json beside the plan]"
+)
 @click.option("--prompt", required=True, metavar="TEXT")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
 @click.option("--max-new-tokens", type=click.IntRange(1, 2**24), default=128, show_default=True, metavar="N")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 always takes the likeliest token.")
 @click.option("--top-k", type=int, default=0, help="Keep the k likeliest tokens.  [default: all]")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep the likeliest tokens up to this share.")
-@click.option("--min-p", type=float, default=0.0, show_default=True, help="Drop tokens below this share of the likeliest.")
+@click.option(
+    "--min-p", type=float, default=0.0, show_default=True, help="Drop tokens below this share of the likeliest."
+)
 @click.option("--seed", type=int, help="Makes drawn text repeatable.  [default: random]")
 @click.option("--trace", metavar="FILE", help="Write every step's times as Chrome trace JSON (opens in Perfetto).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")

@@ -12,8 +12,8 @@ from ..hwprofiles.profile import HardwareProfile
 from ..hwprofiles.storage import load_profile
 from ..hwprofiles.units import Table, duration
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import Plan, Predicted, Workload
-from ..planner.price import Pricer, devices_used
+from ..planner.plan import Plan, Predicted, Workload, devices_used
+from ..planner.price import Pricer
 
 if TYPE_CHECKING:
     from ..executor.session import Generation
@@ -49,7 +49,7 @@ class Figures:
         return Predicted(result.prefill_s, result.decode_s_per_token, result.decode_tokens_per_s)
 
     def bandwidth_share(self, result: Generation) -> float | None:
-        """Bytes read per second over what the plan's devices can read together; None without a profile or a decode step."""
+        """Bytes read a second over what the plan's devices can read together; None without profile or decode step."""
         if self.profile is None or not result.decode_s_per_token:
             return None
         limit = sum(self.profile.devices[d].read_bytes_per_s for d in devices_used(self.plan.split))

@@ -38,7 +38,8 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 def command(model: str, hardware: str, explain: bool, output: str, as_json: bool, **wishes: Any) -> None:
     """Find the fastest split of MODEL over the profiled devices, and how far from the best it can be.
 
-    MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is solved.
+    MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is
+    solved.
 
     \b
     tpplan solve model.gguf

@@ -25,7 +25,7 @@ class _Version(msgspec.Struct):
 
 
 def read_struct(path: str | Path, type_: type[T], schema_version: int, fix: str) -> T:
-    """The struct stored in `path`; ValueError with `fix` if it is not JSON, another version, or holds impossible figures."""
+    """The struct stored in `path`; ValueError with `fix` if it is no JSON, another version, or holds absurd figures."""
     try:
         data = read_small(path)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Writes beside `path`, then renames, so that a reader never sees half a file. Devices and pipes are written directly."""
+    """Writes beside `path`, then renames, so that nobody sees half a file. Devices and pipes are written directly."""
     target = Path(os.path.realpath(path))
     direct = target.exists() and not target.is_file()
     beside = target if direct else _beside(target)

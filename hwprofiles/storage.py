@@ -21,7 +21,7 @@ def save_profile(profile: HardwareProfile, path: str | Path) -> None:
 
 
 def load_profile(path: str | Path) -> HardwareProfile:
-    """The profile in `path`; ValueError (with the fix) if it is of another version or impossible, OSError if unreadable."""
+    """The profile in `path`; ValueError (with the fix) if of another version or impossible, OSError if unreadable."""
     profile = read_struct(path, HardwareProfile, SCHEMA_VERSION, FIX)
     try:
         check_profile(profile)

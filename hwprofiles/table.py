@@ -1,4 +1,4 @@
-"""A HardwareProfile as tables for people: one row per device, every figure with its unit. Knows nothing of measuring."""
+"""A HardwareProfile as tables for people: one row per device, every figure with its unit. Knows no measuring."""
 
 from __future__ import annotations
 

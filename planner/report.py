@@ -16,8 +16,11 @@ def plan_tables(plan: Plan) -> list[Table]:
 
 def memory_table(plan: Plan) -> Table:
     """What fills each device's memory."""
-    rows = [
-        (use.name, *map(binary_bytes, (use.weight_bytes, use.cache_bytes, use.workspace_bytes, use.bytes, use.cap_bytes)))
+    rows: list[tuple[str, ...]] = [
+        (
+            use.name,
+            *map(binary_bytes, (use.weight_bytes, use.cache_bytes, use.workspace_bytes, use.bytes, use.cap_bytes)),
+        )
         for use in plan.device_use
     ]
     return "Memory", ("device", "weights", "KV cache", "workspace", "sum", "cap"), rows
@@ -45,7 +48,9 @@ def _split_table(plan: Plan) -> Table:
         )
         for device, (name, use) in enumerate(zip(plan.devices, plan.device_use, strict=True))
     ]
-    title = f"Split of each of {len(plan.layers)} layers: attention by {_strategies(attention)}, MLP by {_strategies(mlp)}"
+    title = (
+        f"Split of each of {len(plan.layers)} layers: attention by {_strategies(attention)}, MLP by {_strategies(mlp)}"
+    )
     return title, ("device", "KV heads", "MLP columns", "vocabulary rows", "memory", "cap"), rows
 
 
@@ -66,15 +71,16 @@ def _baseline_table(plan: Plan) -> Table:
         if baseline.objective_s is not None
     ]
     priced.sort(key=lambda row: row[1])  # stable: the plan comes before its equals
-    rows = [(name, duration(s), f"{tokens:.1f}", _ratio(s, plan.objective_s)) for name, s, tokens in priced]
+    rows = [_fit(name, s, tokens_per_s, plan.objective_s) for name, s, tokens_per_s in priced]
     rows += [_unfit(name) for name, baseline in plan.baselines.items() if not baseline.feasible]
     work = plan.workload
     title = f"Expected for {work.prompt_tokens} prompt and {work.new_tokens} new tokens, batch {work.batch}"
     return title, ("split", "whole answer", "decode tok/s", "slower by"), rows
 
 
-def _ratio(objective_s: float, best_s: float) -> str:
-    return f"{objective_s / best_s - 1:+.1%}" if best_s else "-"
+def _fit(name: str, objective_s: float, tokens_per_s: float, best_s: float) -> tuple[str, ...]:
+    slower = f"{objective_s / best_s - 1:+.1%}" if best_s else "-"
+    return name, duration(objective_s), f"{tokens_per_s:.1f}", slower
 
 
 def _unfit(name: str) -> tuple[str, ...]:

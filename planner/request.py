@@ -11,7 +11,7 @@ from .plan import Dtype, Strategy, Workload
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`caps`: bytes by device name. Splits: KV heads or MLP columns per device, in profile order. None is for the solver to choose."""
+    """`caps`: bytes by device name. Splits: KV heads or MLP columns per device, in profile order; None is solved."""
 
     workload: Workload = Workload()
     dtype: Dtype = "float32"

@@ -16,5 +16,5 @@ def save_plan(plan: Plan, path: str | Path) -> None:
 
 
 def load_plan(path: str | Path) -> Plan:
-    """The plan in `path`; ValueError (with the fix) if it is no plan or one of another version, OSError if unreadable."""
+    """The plan in `path`; ValueError (with the fix) if it is none or of another version, OSError if unreadable."""
     return read_struct(path, Plan, SCHEMA_VERSION, "run `tpplan solve`")
