@@ -40,9 +40,7 @@ def price_baselines(
         priced = [(pricer.predict(s), s) for s in fitting]
         found += [(pricer.objective_s(predicted), name, s) for predicted, s in priced]
         best = min((p for p, _ in priced), key=pricer.objective_s, default=None)
-        table[name] = Baseline(
-            best is not None, best and pricer.objective_s(best), best and best.decode_tokens_per_s
-        )
+        table[name] = Baseline(best is not None, best and pricer.objective_s(best), best and best.decode_tokens_per_s)
     return table, found
 
 
@@ -59,9 +57,7 @@ def proportional_split(
     """Every block shared in proportion to `weights`, all layers alike; strategy and units of a block may be given."""
     m = pricer.model
     heads, columns, vocabulary = Units(m.kv_heads, 1), Units(m.mlp, MLP_UNIT), Units(m.vocab, VOCAB_UNIT)
-    layer = LayerPlan(
-        _block(m.hidden, heads, weights, *attention), _block(m.hidden, columns, weights, *mlp)
-    )
+    layer = LayerPlan(_block(m.hidden, heads, weights, *attention), _block(m.hidden, columns, weights, *mlp))
     table = vocabulary.spans(_shares(vocabulary.count, weights))
     return Split(table, (layer,) * m.layers, table)
 
@@ -81,9 +77,7 @@ def _layer_splits(layers: int, tied: bool, pricer: Pricer, weights: Sequence[flo
     m, counts = pricer.model, _shares(layers, weights)
     owners = [d for d, count in enumerate(counts) for _ in range(count)]
     plans = [
-        LayerPlan(
-            BlockPlan("row", _whole(m.kv_heads, len(counts), d)), BlockPlan("row", _whole(m.mlp, len(counts), d))
-        )
+        LayerPlan(BlockPlan("row", _whole(m.kv_heads, len(counts), d)), BlockPlan("row", _whole(m.mlp, len(counts), d)))
         for d in range(len(counts))
     ]
     stack = tuple(plans[d] for d in owners)

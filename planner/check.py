@@ -96,7 +96,7 @@ def _check_profile(plan: Plan, profile: HardwareProfile) -> None:
         raise ValueError(f"the plan has {len(plan.devices)} devices, the profile {len(profile.devices)}: solve again")
     on_host = sum(use.bytes for use, d in zip(plan.device_use, profile.devices) if d.kind == "cpu")
     if on_host > host_cap(profile):
-        raise ValueError(f"the CPU devices need {on_host} bytes together, the host has {host_cap(profile)}: solve again")
+        raise ValueError(f"CPU devices need {on_host} bytes together, the host has {host_cap(profile)}: solve again")
     for use, device in zip(plan.device_use, profile.devices):
         if use.cap_bytes > device.free_bytes:
             raise ValueError(f"{use.name}: a cap above its {device.free_bytes} free bytes: solve again")

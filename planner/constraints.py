@@ -1,7 +1,7 @@
 """Constraints of the CP-SAT model: how long each stage lasts and how many bytes each device holds.
 
-Knows who waits for whom, as the layer graph has it: every consumer of an exchange waits for all producers. A stage lasts as
-long as its slowest device's pulls, compute and pushes.
+Knows who waits for whom, as the layer graph has it: every consumer of an exchange waits for all producers. A stage
+lasts as long as its slowest device's pulls, compute and pushes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMPUTE, PUSH, LAST_PUSH = 0, 2, 4  # components of `Costs`; prefill's follow de
 
 @dataclass
 class Exchange:
-    """Producers of a block, seen by its consumers: a literal for each number of slices, with its pull cost per device."""
+    """Producers of a block, as its consumers see them: a literal per number of slices, with its pull cost by device."""
 
     pulls: list[tuple[Expression, list[Costs]]]
     sole_producer: list[Expression]
@@ -39,7 +39,10 @@ class StageTimes:
         """Ticks from the token ids to the pushed hidden states, both phases weighted."""
         total = 0
         shares = embed.variants[0].inputs
-        fixed = [[self._ticks(self.costs.embedding(d, alone)) for alone in (False, True)] for d in self._devices(shares)]
+        fixed = [
+            [self._ticks(self.costs.embedding(d, alone)) for alone in (False, True)]
+            for d in range(len(shares.by_device))
+        ]
         skips = [self._both(s.used, first.sole(d)) for d, s in enumerate(shares.by_device)]
         for phase in (0, 1):
             time = self._duration()
@@ -100,7 +103,7 @@ class StageTimes:
     def _column_stages(
         self, times: Any, v: Variant, here: Any, exchange: Exchange, after: BlockVariables, phase: int, push: int
     ) -> None:
-        """Inputs gathered by the writers, then their slices gathered by the next block; one member alone does both in place."""
+        """Inputs gathered by the writers, then their slices by the next block; one member alone does both in place."""
         assert v.outputs is not None
         (name, layer), (first, second) = here, times
         gather = Exchange(self._gathered(v.inputs, self.costs.inputs[name]), [0] * len(v.inputs.by_device))
@@ -119,7 +122,7 @@ class StageTimes:
         return share.cost(push) - (most * self._both(share.used, sole_consumer) if most else 0)
 
     def _exchange(self, block: BlockVariables, last: bool) -> Exchange:
-        """Hidden states from a block: summed under row, concatenated under column. `last`: only prefill's last chunk counts."""
+        """Hidden states of a block, summed or concatenated. `last`: of prefill, its last chunk alone counts."""
         pulls, hidden = [], self.costs.model.hidden
         for v in block.variants:
             if v.outputs is None:
@@ -169,9 +172,6 @@ class StageTimes:
     def _ticks(self, costs: Costs) -> tuple[int, ...]:
         return tuple(ceil(c / self.tick_s) for c in costs)
 
-    def _devices(self, shares: Shares) -> range:
-        return range(len(shares.by_device))
-
 
 def add_memory(
     cp: Any,
@@ -179,27 +179,26 @@ def add_memory(
     layers: Counter[int],
     used: list[Any],
     sizes: Sizes,
-    costs: StageCosts,
 ) -> list[Expression]:
     """Bytes of each device, as `memory.device_bytes` counts them."""
     several = cp.new_bool_var("several")
     cp.add(sum(used) <= 1).only_enforce_if(~several)
-    return [_device_memory(cp, blocks, layers, used[d], several, sizes, costs, d) for d in range(len(used))]
+    return [_device_memory(cp, blocks, layers, used[d], several, sizes, d) for d in range(len(used))]
 
 
-def _device_memory(cp, blocks, layers, used, several, sizes, costs, d) -> Expression:  # type: ignore[no-untyped-def]
-    m, vocabulary = sizes.model, costs.vocabulary
+def _device_memory(cp, blocks, layers, used, several, sizes, d) -> Expression:  # type: ignore[no-untyped-def]
+    m = sizes.model
     head = blocks["head", -1].variants[0].inputs.by_device[d]
-    total = head.linear(sizes.vocabulary(vocabulary.unit), sizes.vocabulary(m.vocab)) + 4 * m.hidden * head.used
-    total += head.linear(4 * vocabulary.unit, 4 * m.vocab) * sizes.workload.batch + sizes.member_buffers * used
+    total = head.linear(sizes.vocabulary(1) + 4 * sizes.workload.batch) + 4 * m.hidden * head.used
+    total += sizes.member_buffers * used
     if not m.tied_embeddings:
         table = blocks["embed", -1].variants[0].inputs.by_device[d]
-        total += table.linear(sizes.vocabulary(vocabulary.unit), sizes.vocabulary(m.vocab))
+        total += table.linear(sizes.vocabulary(1))
     widest: dict[str, list[Expression]] = {}
     for (name, layer), block in blocks.items():
         for v in block.variants if layer >= 0 else ():
-            total += layers[layer] * _block_bytes(name, v, sizes, costs, d)
-            for buffer, width in _block_buffers(name, v, sizes, costs, d):
+            total += layers[layer] * _block_bytes(name, v, sizes, d)
+            for buffer, width in _block_buffers(name, v, sizes, d):
                 widest.setdefault(buffer, []).append(width)
     slots = widest.pop("slots", [])
     for widths in widest.values():
@@ -219,34 +218,30 @@ def _maximum(cp: Any, widths: list[Expression]) -> Expression:
 
 
 def _width(name: str, sizes: Sizes) -> tuple[int, int]:
-    """Output projection inputs: of one unit, and of all."""
+    """Output projection inputs: of one KV head or MLP column, and of all."""
     m = sizes.model
     return (m.group * m.head_dim, sizes.attention_width) if name == "attention" else (1, m.mlp)
 
 
-def _block_bytes(name: str, v: Variant, sizes: Sizes, costs: StageCosts, d: int) -> Expression:
-    m, units, share = sizes.model, costs.units(name), v.inputs.by_device[d]  # type: ignore[arg-type]
-    attention, (each, whole) = name == "attention", _width(name, sizes)
-    bias = 4 * (m.o_bias if attention else m.mlp_bias)
-
-    def first(n: int) -> int:
-        return sizes.qkv(n) + sizes.cache(n) if attention else sizes.gate_up(n)
-
-    total = share.linear(first(units.unit), first(units.total)) + sizes.norms(name) * share.used
-    if v.outputs is None:
-        out = sizes.o_proj(1, m.hidden)
-        return total + share.linear(each * units.unit * out, whole * out) + bias * m.hidden * share.used
-    out, unit = sizes.o_proj(whole, 1) + bias, costs.hidden.unit
-    return total + v.outputs.by_device[d].linear(unit * out, m.hidden * out) + m.hidden * out * share.whole
-
-
-def _block_buffers(name: str, v: Variant, sizes: Sizes, costs: StageCosts, d: int) -> list[tuple[str, Expression]]:
-    m, units, share = sizes.model, costs.units(name), v.inputs.by_device[d]  # type: ignore[arg-type]
+def _block_bytes(name: str, v: Variant, sizes: Sizes, d: int) -> Expression:
+    m, share, attention = sizes.model, v.inputs.by_device[d], name == "attention"
     each, whole = _width(name, sizes)
-    per_unit = m.head_dim * (m.group + 2) if name == "attention" else 2
+    bias = 4 * (m.o_bias if attention else m.mlp_bias)
+    first = sizes.qkv(1) + sizes.cache(1) if attention else sizes.gate_up(1)
+    total = share.linear(first) + sizes.norms(name) * share.used
+    if v.outputs is None:
+        return total + share.linear(sizes.o_proj(each, m.hidden)) + bias * m.hidden * share.used
+    out = sizes.o_proj(whole, 1) + bias
+    return total + v.outputs.by_device[d].linear(out) + m.hidden * out * share.whole
+
+
+def _block_buffers(name: str, v: Variant, sizes: Sizes, d: int) -> list[tuple[str, Expression]]:
+    m, share = sizes.model, v.inputs.by_device[d]
+    each, whole = _width(name, sizes)
+    wide = m.head_dim * (m.group + 2) if name == "attention" else 2
     first, inner = ("qkv", "attention") if name == "attention" else ("gate_up", "swiglu")
-    own = share.linear(each * units.unit, whole)
-    buffers = [(first, share.linear(per_unit * units.unit, per_unit * units.total)), (inner, own)]
+    buffers = [(first, share.linear(wide)), (inner, share.linear(each))]
     if v.outputs:
-        buffers += [(inner, whole * v.outputs.by_device[d].used), ("slots", own)]
+        writes = v.outputs.by_device[d].used + share.whole
+        buffers += [("gathered", whole * writes), ("slots", share.linear(each))]
     return buffers

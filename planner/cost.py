@@ -19,7 +19,10 @@ _Line = list[tuple[float, float]]
 
 
 class CostModel:
-    """Times of steps in seconds; steps of equal shape are priced once. ValueError where the profile lacks an operation."""
+    """Times of steps in seconds; steps of equal shape are priced once.
+
+    ValueError where the profile lacks an operation.
+    """
 
     def __init__(self, profile: HardwareProfile, dtype: Dtype) -> None:
         self.profile, self.dtype = profile, dtype
@@ -57,16 +60,16 @@ class CostModel:
     def _by_efficiency(self, step: Step) -> float:
         """Speed-of-light time over efficiency, the latter interpolated on log axes over rows and shape."""
         device = self.profile.devices[step.device]
-        key = step.device, step.kind, step.contended
+        key, weight_bytes = (step.device, step.kind, step.contended), DTYPE_BYTES[self.dtype]
         if key not in self._levels:
-            self._levels[key] = _levels(self._points(device, step.kind), device, step.contended, DTYPE_BYTES[self.dtype])
+            self._levels[key] = _levels(self._points(device, step.kind), device, step.contended, weight_bytes)
         levels = self._levels[key]
         below, above, share = _bracket(sorted(levels), step.rows)
         shape = _shape(step)
         efficiency = _inverse_distance(levels[below], shape)
         if share:
             efficiency += (_inverse_distance(levels[above], shape) - efficiency) * share
-        return _light_s(step, device, step.contended, DTYPE_BYTES[self.dtype]) / exp(efficiency)
+        return _light_s(step, device, step.contended, weight_bytes) / exp(efficiency)
 
     def _pull_s(self, step: Step) -> float:
         """Linear in the number of slices beyond those measured; a concatenation reads slices of the mean width."""
@@ -81,7 +84,7 @@ class CostModel:
         return max(low + (high - low) * (peers - below) / (above - below), low if peers > below else 0.0)
 
     def _small(self, step: Step, peers: int = -1) -> dict[int, _Line]:
-        """By rows, the sorted (width, seconds) of a streaming step; pushes and pulls count all their values as one row."""
+        """By rows, the sorted (width, seconds) of a streaming step; pushes and pulls count their values as one row."""
         key = (step.device, step.kind, step.contended)
         if peers > 0:
             key = (step.device, f"{step.kind}{peers}", step.contended)  # type: ignore[assignment]
@@ -114,7 +117,7 @@ def _shape(step: Step | OpPoint) -> tuple[float, ...]:
 
 
 def _light_s(step: Step | OpPoint, device: DeviceProfile, together: bool, weight_bytes: int) -> float:
-    """The larger of bytes over read bandwidth (weights or cache, float32 activations) and operations over matrix rate."""
+    """The larger of bytes (weights or cache, float32 activations) over bandwidth and operations over matrix rate."""
     kind = step.kind if isinstance(step, Step) else step.op
     wide_in, wide_out = step.in_features, step.out_features
     if kind == Kind.LINEAR:

@@ -41,7 +41,7 @@ class Curve:
 
 
 class StageCosts:
-    """Prices stages of the model on single devices, both phases at once, in seconds; prefill sums all chunks of a prompt."""
+    """Prices stages on single devices, both phases at once, in seconds; prefill sums all chunks of a prompt."""
 
     def __init__(self, pricer: Pricer) -> None:
         m = pricer.model

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from .baselines import split_bytes
+from .baselines import proportional_split, split_bytes
 from .errors import Infeasible
 from .memory import fits
 from .plan import Split
@@ -40,7 +40,7 @@ def refusal(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> Infeasib
     fixes = [f for f in (_context_fix(pricer, request, caps), _cap_fix(pricer, request, caps)) if f]
     fixes += [f for f in (_dtype_fix(pricer, request, caps),) if f]
     if not fixes:
-        return Infeasible(f"{asked}; no single change of context, cap or number format is enough: add devices or memory")
+        return Infeasible(f"{asked}; no single change of context, cap or number format helps: add devices or memory")
     return Infeasible(f"{asked}; it fits with {', or with '.join(fixes)}")
 
 
@@ -88,8 +88,6 @@ def _fits(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> bool:
 
 
 def _everything_on(pricer: Pricer, d: int) -> Split:
-    from .baselines import proportional_split
-
     return proportional_split(pricer, [int(i == d) for i in range(len(pricer.profile.devices))])
 
 

@@ -56,6 +56,13 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head: tuple[Range, ...]
 
 
+def devices_used(split: Split) -> set[int]:
+    """Indices of the devices that hold anything."""
+    blocks = {block for layer in set(split.layers) for block in (layer.attention, layer.mlp)}
+    spans = [split.embedding, split.head, *(block.units for block in blocks)]
+    return {d for span in spans for d in members(span)}
+
+
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the plan is best for: tokens per sequence, sequences at once, and the context the KV cache must hold."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import msgspec
 
@@ -15,7 +15,7 @@ from ..hwprofiles.profile import HardwareProfile
 from .cost import CostModel
 from .layer_graph import pass_steps
 from .model_spec import ModelSpec
-from .plan import PREFILL_CHUNK, BlockPlan, Dtype, Predicted, Split, Workload, members
+from .plan import PREFILL_CHUNK, Dtype, Predicted, Split, Workload, devices_used
 from .steps import Kind, Step
 
 CHUNK_GROUPS = 8
@@ -32,14 +32,14 @@ class Chunk:
 
 
 def prefill_chunks(prompt_tokens: int) -> list[Chunk]:
-    """The passes of one prompt; a long prompt's full chunks are priced in at most `CHUNK_GROUPS` groups at mean context."""
+    """The passes of one prompt; many full chunks are priced in at most `CHUNK_GROUPS` groups at their mean context."""
     full, rest = divmod(prompt_tokens, PREFILL_CHUNK)
     last = rest or PREFILL_CHUNK
     inner = full if rest else full - 1
     cuts = sorted({inner * i // CHUNK_GROUPS for i in range(CHUNK_GROUPS + 1)})
     chunks = [
         Chunk(PREFILL_CHUNK, (begin * PREFILL_CHUNK + end * PREFILL_CHUNK + 1) // 2, end - begin, False)
-        for begin, end in zip(cuts, cuts[1:])
+        for begin, end in pairwise(cuts)
     ]
     return [*chunks, Chunk(last, (2 * prompt_tokens - last + 1) // 2, 1, True)]
 
@@ -95,8 +95,8 @@ class Pricer:
         return max(self.profile.devices[d].step_overhead_s for d in devices_used(split))
 
     def _longest_path_s(self, steps: list[Step], weights: dict[tuple[int, str], int]) -> float:
-        """Every consumer of an exchange waits for every producer, so the longest path is the sum over the stages between
-        exchanges of the busiest device's time; a layer that stands for a run of equal ones counts as often.
+        """Every consumer of an exchange waits for every producer, so the longest path is the sum over the stages
+        between exchanges of the busiest device's time; a layer that stands for a run of equal ones counts as often.
         """
         total, busy, weight = 0.0, dict[int, float](), 1
         site, where, pulling = -1, (-1, "embed"), False
@@ -111,15 +111,6 @@ class Pricer:
             pulling = pull
             busy[step.device] = busy.get(step.device, 0.0) + self.cost.step_s(step)
         return total + weight * max(busy.values(), default=0.0)
-
-
-def devices_used(split: Split) -> set[int]:
-    """Indices of the devices that hold anything."""
-    blocks: set[BlockPlan] = set()
-    for layer in set(split.layers):
-        blocks |= {layer.attention, layer.mlp}
-    spans = [split.embedding, split.head, *(block.units for block in blocks)]
-    return {d for span in spans for d in members(span)}
 
 
 def _shorten(model: ModelSpec, split: Split) -> tuple[ModelSpec, Split, dict[tuple[int, str], int]]:

@@ -37,8 +37,10 @@ def new_model(pricer: Pricer, request: Request, caps: tuple[int, ...], tick_s: f
     return model
 
 
-def fastest_split(pricer: Pricer, request: Request, caps: tuple[int, ...], start: Split, start_s: float) -> Found | None:
-    """The fastest split within the limits, None where the solver says that none exists or found none in time."""
+def fastest_split(
+    pricer: Pricer, request: Request, caps: tuple[int, ...], start: Split, start_s: float
+) -> Found | None:
+    """The fastest split within the limits, hinted by `start`; None where the solver found none in time."""
     deadline = time.perf_counter() + request.time_limit_s
     model = new_model(pricer, request, caps, start_s / OBJECTIVE_TICKS)
     model.hint(start)
@@ -55,7 +57,7 @@ def fastest_split(pricer: Pricer, request: Request, caps: tuple[int, ...], start
 
 
 def _simpler(model: SplitModel, solver: Any, best: int, deadline: float) -> list[Split]:
-    """Within 0.5 % of the best: fewer devices, then fewer exchanges; else as fast with the least memory, in device order."""
+    """Within 0.5 % of the best: fewer devices, then fewer exchanges; of equals the least memory, early devices."""
     effort = _effort(model)
     now = solver.value(effort)
     _hint_solution(model.cp, solver)

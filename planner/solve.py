@@ -1,6 +1,6 @@
 """Model, profile and request in, the fastest split out, as a checked `Plan` with bound, baselines and reasons.
 
-Knows the order of the work and which candidate ships. Knows neither the CP-SAT model (`split_model`) nor prices (`price`).
+Knows the order of the work and which candidate ships. Knows neither the CP-SAT model (`split_model`) nor prices.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _space(found: Found | None) -> str:
     if found is None:
         return "no proof: the solver found no split of its own in the time it had"
     return (
-        "every device set, share, and row or column strategy of every block, layers of equal shape and window cut alike; "
+        "every device set, share, and row or column strategy of every block, layers of equal window cut alike; "
         f"costs fitted within {100 * found.error:.2f} %; plans within {100 * NEAR_ENOUGH:g} % count as equal, "
         "then fewer devices and exchanges win"
     )

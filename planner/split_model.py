@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from .constraints import StageTimes, add_memory
 from .curves import Curve, StageCosts, fit, free_curve
 from .memory import Sizes, host_cap
-from .plan import BlockPlan, LayerPlan, Split, Strategy, members, size
+from .plan import BlockPlan, LayerPlan, Split, members, size
 from .price import Pricer
 from .request import Request
 from .variables import BlockVariables, Shares, Variant, hint_shares, make_shares
@@ -23,7 +22,10 @@ OBJECTIVE_TICKS = 10**12
 
 @dataclass
 class SplitModel:
-    """`objective`: ticks of `tick_s` seconds. `timed`: False where only memory matters. `error`: how far, relatively, a fitted cost lies above its true one at worst."""
+    """`objective`: ticks of `tick_s` seconds.
+
+    `timed`: False where only memory matters. `error`: how far, relatively, fitted costs lie above true ones at worst.
+    """
 
     pricer: Pricer
     request: Request
@@ -57,15 +59,13 @@ class SplitModel:
         if self.timed:
             self._add_times()
         sizes = Sizes(model, self.pricer.workload, self.request.dtype)
-        self.bytes_used = add_memory(self.cp, self.blocks, Counter(self.layer_class), self.devices_used, sizes, self.costs)
+        self.bytes_used = add_memory(self.cp, self.blocks, Counter(self.layer_class), self.devices_used, sizes)
         self._limit_memory()
 
     def _curves(self, costs: Any, units: int) -> list[Curve]:
         if not self.timed:
             return [free_curve(units)] * len(self.caps)
-        fitted = [
-            fit(lambda u, alone, d=d: costs(d, u, alone), units, self.tick_s) for d in range(len(self.caps))
-        ]
+        fitted = [fit(lambda u, alone, d=d: costs(d, u, alone), units, self.tick_s) for d in range(len(self.caps))]
         self.error = max(self.error, *(error for _, error in fitted))
         return [curve for curve, _ in fitted]
 
@@ -80,7 +80,7 @@ class SplitModel:
             curves = self._curves(
                 lambda d, u, alone, s=strategy: self.costs.share(layer, block, s, d, u, alone), units.count
             )
-            inputs = make_shares(self.cp, f"{name}.{strategy}", curves, present)
+            inputs = make_shares(self.cp, f"{name}.{strategy}", curves, present, units)
             variant = Variant(strategy, inputs)
             if strategy == "column":
                 variant.outputs = self._outputs(block, layer, name, inputs)
@@ -99,7 +99,7 @@ class SplitModel:
         curves = self._curves(
             lambda d, u, alone: self.costs.outputs(layer, block, d, u, alone=False), self.costs.hidden.count
         )
-        outputs = make_shares(self.cp, f"{name}.outputs", curves, inputs.present - inputs.single)
+        outputs = make_shares(self.cp, f"{name}.outputs", curves, inputs.present - inputs.single, self.costs.hidden)
         for out, share in zip(outputs.by_device, inputs.by_device):
             self.cp.add(out.used <= share.used - share.whole)
         return outputs
@@ -107,7 +107,7 @@ class SplitModel:
     def _plain(self, name: str, costs: Any) -> BlockVariables:
         """Vocabulary shares of the head or the embedding."""
         curves = self._curves(costs, self.costs.vocabulary.count)
-        return BlockVariables(name, [Variant("row", make_shares(self.cp, name, curves, 1))])
+        return BlockVariables(name, [Variant("row", make_shares(self.cp, name, curves, 1, self.costs.vocabulary))])
 
     def _any_use(self, d: int) -> Any:
         used = self.cp.new_bool_var(f"d{d}.used")
@@ -177,7 +177,8 @@ class SplitModel:
         plans = {key: self._block_plan(key, value) for key in self.blocks if key[1] >= 0}
         layers = tuple(LayerPlan(plans["attention", c], plans["mlp", c]) for c in self.layer_class)
         spans = {
-            name: vocabulary.spans(_values(self.blocks[name, -1].variants[0].inputs, value)) for name in ("embed", "head")
+            name: vocabulary.spans(_values(self.blocks[name, -1].variants[0].inputs, value))
+            for name in ("embed", "head")
         }
         return Split(spans["embed"], layers, spans["head"])
 

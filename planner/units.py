@@ -1,4 +1,7 @@
-"""Units: the smallest shares a dimension is cut into. Knows whole units and the ragged last one, nothing of what they hold."""
+"""Units: the smallest shares a dimension is cut into.
+
+Knows whole units and the ragged last one. Knows nothing of what they hold.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,11 @@ class Units:
     @property
     def count(self) -> int:
         return -(-self.total // self.unit)
+
+    @property
+    def missing(self) -> int:
+        """Values that the last unit lacks."""
+        return self.count * self.unit - self.total
 
     def of(self, units: int) -> int:
         """Values in `units` units."""

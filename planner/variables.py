@@ -1,6 +1,6 @@
 """The unknowns of the CP-SAT model: shares of blocks, strategies, and the literals that communication depends on.
 
-Knows what may be chosen and the links between literals. Knows neither costs of exchanges nor memory (see `constraints`).
+Knows what may be chosen and how literals hang together. Knows neither exchanges nor memory (see `constraints`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ from typing import Any
 
 from .curves import Curve, Piece
 from .plan import Strategy
+from .units import Units
 
 Expression = Any  # CP-SAT linear expressions have no public common type
 
 
 @dataclass
 class Share:
-    """One device's part of one block: at most one piece of its cost curve is active, or it holds the whole."""
+    """One device's part of one block: at most one piece of its cost curve is active, or it holds the whole.
+
+    `tail`: 1 where its last unit is the ragged one of `dimension`.
+    """
 
     pieces: list[tuple[Piece, Expression, Expression]]
     whole: Expression
     whole_piece: Piece
+    dimension: Units
+    tail: Expression = 0
 
     @property
     def used(self) -> Expression:
@@ -28,16 +34,20 @@ class Share:
 
     @property
     def units(self) -> Expression:
-        return self.linear(1, self.whole_piece.hi)
+        return sum(amount for _, _, amount in self.pieces) + self.whole_piece.hi * self.whole
 
-    def linear(self, per_unit: int, whole: int) -> Expression:
-        """`per_unit` for each unit, `whole` for all of them."""
-        return sum(per_unit * amount for _, _, amount in self.pieces) + whole * self.whole
+    def linear(self, each: int) -> Expression:
+        """`each` for every value of the dimension that is held."""
+        units = sum(amount for _, _, amount in self.pieces)
+        missing = each * self.dimension.missing * self.tail
+        return each * self.dimension.unit * units - missing + each * self.dimension.total * self.whole
 
     def cost(self, component: int) -> Expression:
         """Ticks of one component of `curves.Costs`."""
         parts = (p.slopes[component] * amount + p.bases[component] * lit for p, lit, amount in self.pieces)
-        return sum(parts) + self.whole_piece.bases[component] * self.whole
+        least = min((p.slopes[component] for p, _, _ in self.pieces), default=0)
+        missing = max(0, least * self.dimension.missing // self.dimension.unit)
+        return sum(parts) - missing * self.tail + self.whole_piece.bases[component] * self.whole
 
     def largest(self, component: int) -> int:
         """No share costs more than this."""
@@ -90,9 +100,15 @@ class BlockVariables:
         return sum(v.inputs.by_device[d].whole for v in self.variants)
 
 
-def make_shares(model: Any, name: str, curves: list[Curve], present: Expression) -> Shares:
+def make_shares(model: Any, name: str, curves: list[Curve], present: Expression, dimension: Units) -> Shares:
     """Shares of all devices that sum to the whole wherever `present` is 1."""
-    shares = [_make_share(model, f"{name}.d{d}", curve) for d, curve in enumerate(curves)]
+    shares = [_make_share(model, f"{name}.d{d}", curve, dimension) for d, curve in enumerate(curves)]
+    later: Expression = 0
+    for share in reversed(shares) if dimension.missing else ():
+        share.tail = model.new_bool_var("")
+        model.add(share.tail <= share.used - share.whole)
+        model.add(len(shares) * share.tail <= len(shares) - later)
+        later += share.used
     total = curves[0].whole.hi
     for share in shares:
         model.add(share.used <= present)
@@ -103,7 +119,7 @@ def make_shares(model: Any, name: str, curves: list[Curve], present: Expression)
     return Shares(present, shares, counts)
 
 
-def _make_share(model: Any, name: str, curve: Curve) -> Share:
+def _make_share(model: Any, name: str, curve: Curve, dimension: Units) -> Share:
     pieces = []
     for piece in curve.pieces:
         literal = model.new_bool_var(f"{name}.from{piece.lo}")
@@ -111,7 +127,7 @@ def _make_share(model: Any, name: str, curve: Curve) -> Share:
         model.add(amount >= piece.lo * literal)
         model.add(amount <= piece.hi * literal)
         pieces.append((piece, literal, amount))
-    return Share(pieces, model.new_bool_var(f"{name}.whole"), curve.whole)
+    return Share(pieces, model.new_bool_var(f"{name}.whole"), curve.whole, dimension)
 
 
 def hint_shares(model: Any, shares: Shares, units: tuple[int, ...] | None) -> None:
