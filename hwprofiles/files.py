@@ -67,12 +67,12 @@ def check_figures(value: Any, where: str = "$") -> None:
 
 def check_writable(path: str | Path) -> None:
     """OSError if `path` cannot be written: asked before long work, whose result would be lost."""
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    target = os.path.realpath(path)
+    if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {path}: it is a directory")
-    if target.exists() and not os.access(target, os.W_OK):
+    if os.path.exists(target) and not os.access(target, os.W_OK):
         raise PermissionError(f"cannot write {path}: it is write-protected")
-    if not target.exists() or target.is_file():
+    if not _is_device(target):
         beside = _beside(target)
         try:
             beside.touch(exist_ok=False)
@@ -83,24 +83,35 @@ def check_writable(path: str | Path) -> None:
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Writes beside `path`, then renames, so that nobody sees half a file. Devices and pipes are written directly."""
-    target = Path(os.path.realpath(path))
-    direct = target.exists() and not target.is_file()
-    beside = target if direct else _beside(target)
+    target = os.path.realpath(path)
     try:
-        with open(beside, "wb" if direct else "xb") as file:
-            file.write(data)
-        if not direct:
-            beside.replace(target)
+        if _is_device(target):
+            Path(target).write_bytes(data)
+        else:
+            _write_beside(target, data)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        if not direct:
-            with contextlib.suppress(OSError):
-                beside.unlink()
 
 
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{os.getpid()}")
+def _write_beside(target: str, data: bytes) -> None:
+    beside = _beside(target)
+    try:
+        with open(beside, "xb") as file:
+            file.write(data)
+        beside.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def _is_device(target: str) -> bool:
+    return os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target)
+
+
+def _beside(target: str) -> Path:
+    folder, name = os.path.split(target)
+    return Path(folder, f".{name}.{os.getpid()}")
 
 
 def _unwritable(path: str | Path, error: OSError) -> OSError:

@@ -1,0 +1,75 @@
+"""A profile that was saved comes back; one that cannot be true does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from profiles import make_profile
+
+from tpplan.hwprofiles.storage import load_profile, save_profile
+from tpplan.hwprofiles.table import profile_tables
+
+Damage = Callable[[dict[str, Any]], object]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    """Saved and loaded, every figure is the same, and so is the fingerprint."""
+    profile = make_profile([2.0, 1.0])
+    save_profile(profile, tmp_path / "profile.json")
+    loaded = load_profile(tmp_path / "profile.json")
+    assert loaded == profile
+    assert loaded.fingerprint == profile.fingerprint
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda p: p.update(schema_version=99),
+        lambda p: p.update(schema_version="1"),
+        lambda p: p.pop("host"),
+        lambda p: p.update(extra=1),
+        lambda p: p.update(devices=[]),
+        lambda p: p.update(rendezvous_s=float("nan")),
+        lambda p: p.update(rendezvous_s=-1.0),
+        lambda p: p["devices"][0].update(read_bytes_per_s=0),
+        lambda p: p["devices"][0].update(matmul_flops_per_s=float("inf")),
+        lambda p: p["devices"][0].update(free_bytes=10**30),
+        lambda p: p["devices"][0].update(name=p["devices"][1]["name"]),
+        lambda p: p["devices"][0].update(name="\x1b[2J"),
+        lambda p: p["devices"][0]["ops"][0].update(alone_s=0),
+        lambda p: p["devices"][0]["ops"][0].update(op="teleport"),
+    ],
+)
+def test_impossible_profiles(tmp_path: Path, damage: Damage) -> None:
+    """Another version, wrong types, and figures that cannot be: one line with the file and the fix."""
+    path = tmp_path / "profile.json"
+    save_profile(make_profile([2.0, 1.0]), path)
+    stored = json.loads(path.read_text())
+    damage(stored)
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="run `tpplan profile`") as refused:
+        load_profile(path)
+    assert "\n" not in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+@given(st.binary() | st.sampled_from([b"[" * 10**6, b'{"a":' * 10**6]))
+def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """No content breaks the reader."""
+    path = tmp_path_factory.mktemp("any") / "profile.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="run `tpplan profile`"):
+        load_profile(path)
+
+
+def test_tables_show_every_device() -> None:
+    """The table for people has a row for each device and a unit in each figure."""
+    devices, exchanges = profile_tables(make_profile([2.0, 1.0]))
+    assert [row[0] for row in devices[2]] == [row[0] for row in exchanges[2]] == ["cpu:0", "cpu:1"]
+    assert "GB/s" in devices[2][0][3]
