@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..kernels import staging, tape
-from ..planner.steps import Step
 from .program import Bound
-from .state import WAIT_LIMIT_S, DeviceState, WaitFailed
+from .state import DeviceState, WaitFailed
 
 
 class DeviceFailed(RuntimeError):
@@ -35,12 +34,6 @@ class DeviceProgram:
         self.tape = tape.table([b.instruction for b in self.bound])
         self.ends_ns = np.zeros(len(self.bound), dtype=np.int64)
         self.before_head = next((i for i, b in enumerate(self.bound) if b.step.block == "head"), len(self.bound))
-
-    def place(self, step: Step) -> str:
-        return f"{step.block} {step.role}" if step.layer < 0 else f"layer {step.layer}, step {step.block} {step.role}"
-
-    def failure(self, step: Step, why: str) -> DeviceFailed:
-        return DeviceFailed(f"device {self.name} failed at {self.place(step)}: {why}")
 
 
 class PassRunner:
@@ -72,7 +65,7 @@ class PassRunner:
                 wait(jobs)
         failures = [error for job in jobs if (error := job.exception())]
         if failures:
-            raise next((f for f in failures if not isinstance(f.__cause__, WaitFailed)), failures[0])
+            raise next((f for f in failures if not _was_stopped(f)), failures[0])
 
     def best_token(self) -> int:
         """The likeliest token of the last pass, the lowest id on ties. ValueError where a device's best is not a number."""
@@ -95,18 +88,38 @@ class PassRunner:
             try:
                 bound.call(rows, position)
             except Exception as error:
-                self.staging.abort()
-                raise program.failure(bound.step, str(error) or type(error).__name__) from error
+                raise self._failed(program, bound, error) from error
             program.ends_ns[i] = time.monotonic_ns()
 
     def _run_tape(self, program: DeviceProgram, end: int, lane: int) -> None:
         state = program.state
-        deadline_ns = time.monotonic_ns() + int(WAIT_LIMIT_S * 1e9)
-        trouble, abort = state.trouble[lane], self.staging.abort_address
-        outcome = tape.run(
-            program.tape, 0, end, state.words, state.arrived, lane, abort, deadline_ns, program.ends_ns, trouble
-        )
+        trouble, ends_ns = state.trouble[lane], program.ends_ns
+        abort, deadline_ns, started_ns = self.staging.abort_address, state.deadline_ns(), time.monotonic_ns()
+        try:
+            outcome = tape.run(
+                program.tape, 0, end, state.words, state.arrived, lane, abort, deadline_ns, ends_ns, trouble
+            )
+        except Exception as error:
+            unfinished = int(np.argmax(ends_ns < started_ns))
+            raise self._failed(program, program.bound[unfinished], error) from error
         if outcome != staging.ARRIVED:
-            self.staging.abort()
-            error = WaitFailed(outcome, int(trouble[2]))
-            raise program.failure(program.bound[trouble[1]].step, str(error)) from error
+            bound = program.bound[trouble[1]]
+            error = WaitFailed(outcome, bound.awaited[trouble[2]] if bound.awaited else state.device)
+            raise self._failed(program, bound, error) from error
+
+    def _failed(self, program: DeviceProgram, bound: Bound, error: Exception) -> DeviceFailed:
+        """Stops the other devices; what to say of this one."""
+        self.staging.abort()
+        why = str(error) or type(error).__name__
+        if isinstance(error, WaitFailed):
+            names = {p.state.device: p.name for p in self.programs}
+            waited = "was stopped while it waited" if error.outcome == staging.ABORTED else "waited too long"
+            why = f"{waited} for device {names[error.peer]}"
+        step = bound.step
+        place = f"layer {step.layer}, {step.block}" if step.layer >= 0 else step.block
+        return DeviceFailed(f"device {program.name} failed in {place}, step {step.role}: {why}")
+
+
+def _was_stopped(failure: BaseException) -> bool:
+    """Whether a device only failed because another one had."""
+    return isinstance(failure.__cause__, WaitFailed) and failure.__cause__.outcome == staging.ABORTED

@@ -23,9 +23,12 @@ Instruction = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Bound:
+    """`awaited`: the devices that this step may wait for, in the order in which the tape numbers them."""
+
     step: Step
     call: Call
     instruction: Instruction
+    awaited: tuple[int, ...] = ()
 
 
 def address(tensor: torch.Tensor | None) -> int:
@@ -154,14 +157,14 @@ class Binder:
             return self.part
         return "mixed" if block == "attention" else "activated"
 
-    def _push(self, step: Step) -> tuple[Call, Instruction]:
+    def _push(self, step: Step) -> tuple[Call, Instruction, tuple[int, ...]]:
         s, wide, site = self.state, step.in_features, step.collective
         source, slot = self._produced(step.role, step.block), s.staging.slot(site, s.device)
         ring = site % staging.SLOT_RING
         earlier = self.used_slots.get(ring)
         self.used_slots[ring] = step
         self.part_is_next = False
-        readers = [p for p in earlier.peers if p != s.device] if earlier else []
+        readers = tuple(p for p in earlier.peers if p != s.device) if earlier else ()
         words = s.keep(np.array([s.staging.pulled_address(p) for p in readers], dtype=np.int64))
         before = earlier.collective if earlier else -1
 
@@ -172,9 +175,9 @@ class Binder:
             s.signal(s.staging.pushed_address(s.device), site)
 
         where = (s.at(source), address(slot), wide, site, s.staging.pushed_address(s.device))
-        return call, (tape.PUSH, *where, before, words.ctypes.data, len(readers))
+        return call, (tape.PUSH, *where, before, words.ctypes.data, len(readers)), readers
 
-    def _pull(self, step: Step) -> tuple[Call, Instruction]:
+    def _pull(self, step: Step) -> tuple[Call, Instruction, tuple[int, ...]]:
         s, site, total = self.state, step.collective, step.out_features
         mine = self._produced(step.role, step.block)
         target = self.hidden if step.role.endswith("hidden") else "gathered"
@@ -200,4 +203,4 @@ class Binder:
 
         how = tape.CONCAT if step.combine == "concat" else tape.SUM
         where = (s.at(target), site, parts.ctypes.data, len(producers), how, s.staging.pulled_address(s.device))
-        return call, (tape.PULL, *where)
+        return call, (tape.PULL, *where), step.peers

@@ -14,6 +14,7 @@ from types import TracebackType
 import torch
 
 from ..hwprofiles.device_names import cores_of
+from ..hwprofiles.host_memory import available_bytes
 from ..kernels.staging import Staging
 from ..kernels.worker import Worker
 from ..planner.layer_graph import device_steps, pass_steps
@@ -69,6 +70,7 @@ class Session:
         if model.fingerprint != plan.model_fingerprint:
             raise ValueError(f"the plan was made for another model than {path}; run tpplan solve {path} again")
         cores = {name: cores_of(name) for name in plan.devices}
+        _refuse_full_memory(plan)
         steps = pass_steps(model, plan.split, rows=1, context=1)
         used = sorted({step.device for step in steps})
         widest = max((step.out_features for step in steps if step.kind is Kind.PUSH), default=0)
@@ -171,6 +173,15 @@ class Session:
         weights = sum(s.in_features * s.out_features for s in self._steps if s.kind is Kind.LINEAR)
         cached = sum(2 * s.in_features for s in self._steps if s.kind is Kind.ATTENTION)
         return weights * DTYPE_BYTES[self.plan.dtype] + cached * 4 * context
+
+
+def _refuse_full_memory(plan: Plan) -> None:
+    needed, free = sum(use.bytes for use in plan.device_use), available_bytes()
+    if needed > free:
+        raise ValueError(
+            f"the plan needs {needed / 2**20:.0f} MiB of host memory, {free / 2**20:.0f} MiB are free: "
+            "close other programs, or run tpplan profile and solve again"
+        )
 
 
 def _all_at_once(workers: dict[int, Worker], load: Callable[[int], DeviceProgram]) -> list[DeviceProgram]:

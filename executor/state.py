@@ -23,10 +23,10 @@ WAIT_LIMIT_S = 60.0
 
 
 class WaitFailed(RuntimeError):
-    """A wait that ended without its peer. `outcome`: staging.TIMED_OUT or ABORTED; `peer`: device index."""
+    """A wait for device `peer` that ended without it. `outcome`: staging.TIMED_OUT or ABORTED."""
 
     def __init__(self, outcome: int, peer: int) -> None:
-        super().__init__("was stopped" if outcome == staging.ABORTED else f"waited {WAIT_LIMIT_S:.0f} s for a peer")
+        super().__init__(f"waiting for device {peer}")
         self.outcome, self.peer = outcome, peer
 
 
@@ -94,10 +94,14 @@ class DeviceState:
         self.kept.append(array)
         return array
 
+    def deadline_ns(self) -> int:
+        """When a wait that begins now gives up, on the monotonic clock."""
+        return time.monotonic_ns() + int(WAIT_LIMIT_S * 1e9)
+
     def wait(self, word: int, site: int, peer: int) -> None:
         """Until the word has reached collective `site` of this pass; WaitFailed otherwise."""
-        deadline_ns = time.monotonic_ns() + int(WAIT_LIMIT_S * 1e9)
-        outcome = staging.wait(word, int(self.words[tape.BASE]) + site, self.staging.abort_address, deadline_ns)
+        value = int(self.words[tape.BASE]) + site
+        outcome = staging.wait(word, value, self.staging.abort_address, self.deadline_ns())
         if outcome != staging.ARRIVED:
             raise WaitFailed(outcome, peer)
 
