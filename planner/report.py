@@ -8,6 +8,8 @@ from __future__ import annotations
 from ..hwprofiles.units import Table, binary_bytes, duration
 from .plan import BlockPlan, Plan, size
 
+PROVEN_GAP = 0.01
+
 
 def plan_tables(plan: Plan) -> list[Table]:
     """The split, device by device, and the plan among its baselines, fastest first."""
@@ -28,9 +30,9 @@ def memory_table(plan: Plan) -> Table:
 
 def verdict(plan: Plan) -> str:
     """One line: what the plan is expected to reach, and how far from the best it can be."""
-    proof = "proven optimal" if plan.status == "optimal" else "the fastest found"
-    if plan.gap >= 0.0005:
-        proof += f" (at most {plan.gap:.1%} above the bound)"
+    near = plan.status == "optimal" and plan.gap < PROVEN_GAP
+    proof = "proven optimal" if near else "the fastest found"
+    proof += f", at most {plan.gap:.1%} above the bound"
     return (
         f"{proof}; expected: prefill of {plan.workload.prompt_tokens} tokens in "
         f"{duration(plan.predicted.prefill_s)}, decode {plan.predicted.decode_tokens_per_s:.1f} tok/s"
