@@ -21,9 +21,9 @@ Format = Literal["float32", "bfloat16", "int4"]
 class OpPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One timed call of one step kind on one device, with cold weights.
 
-    `linear`: [rows, in_features] @ [out_features, in_features]^T. `norm`, `residual`, `embed`, `argmax`: `in_features` wide.
-    `swiglu`: `out_features` columns out of twice as many. `rope`: `out_features` = (query heads + 2 KV heads) * head_dim.
-    `attention`: `out_features` = query heads * head_dim over `context` cached positions, `in_features` = KV heads * head_dim.
+    `linear`: [rows, in_features] @ [out_features, in_features]^T. `swiglu`: `out_features` columns of twice as many.
+    `norm`, `residual`, `embed`, `argmax`: `in_features` wide. `rope`: (query heads + 2 KV heads) * head_dim wide.
+    `attention`: `out_features` = query heads * head_dim, `in_features` = KV heads * head_dim, `context` cached tokens.
     `push`, `pull`: `in_features` float32 values a row through the host slots; `peers` = slices read by a pull.
     """
 

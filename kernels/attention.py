@@ -42,7 +42,7 @@ def reference(
 
 @kernel
 def attend(q, keys, values, out, scores, position, window):  # type: ignore[no-untyped-def]
-    """One query head of one token. q, out: [head_dim]; keys, values: [capacity, head_dim]; scores: [capacity] scratch."""
+    """One query head, one token. q, out: [head_dim]; keys, values: [capacity, head_dim]; scores: [capacity] scratch."""
     first = max(0, position - window + 1) if window else 0
     scale = np.float32(1.0 / math.sqrt(q.size))
     peak = np.float32(-np.inf)

@@ -9,7 +9,7 @@ from .linear import widen
 
 
 def reference(tokens: torch.Tensor, table: torch.Tensor, begin: int, out: torch.Tensor) -> None:
-    """tokens: [rows] int64; table: [held rows, hidden], vocabulary rows from `begin` on; out: [rows, hidden] float32."""
+    """tokens: [rows] int64; table: [held rows, hidden], vocabulary from `begin` on; out: [rows, hidden] float32."""
     held = (tokens >= begin) & (tokens < begin + table.shape[0])
     out.copy_(table[torch.where(held, tokens - begin, 0)])
     out.masked_fill_(~held.unsqueeze(1), 0)

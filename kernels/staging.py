@@ -17,7 +17,7 @@ SPINS_BEFORE_YIELD = 4096
 
 
 class Staging:
-    """Host slots for `devices` ranks: `SLOT_RING` slots of `[devices, width]` float32, used in turn by collective number.
+    """Host slots for `devices` ranks: `SLOT_RING` slots of `[devices, width]` float32, taken in turn by collective.
 
     `pushed` and `pulled` hold, per device, the last collective it has pushed and pulled; `abort` stops every wait.
     """
@@ -52,7 +52,7 @@ class Staging:
 
 @kernel
 def wait(address, value, abort, deadline_ns):  # type: ignore[no-untyped-def]
-    """Until the word at `address` is at least `value`: ARRIVED; or ABORTED, or TIMED_OUT at `deadline_ns` (monotonic)."""
+    """Until the word at `address` reaches `value`: ARRIVED; else ABORTED, or TIMED_OUT at `deadline_ns` (monotonic)."""
     spins = 0
     while load_acquire(address) < value:
         spins += 1
