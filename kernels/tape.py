@@ -70,7 +70,8 @@ def _embed(i, token):  # type: ignore[no-untyped-def]
 
 @kernel
 def _norm(i):  # type: ignore[no-untyped-def]
-    rms_norm(carray(f32(i[1]), (i[4],)), carray(f32(i[2]), (i[4],)), np.int64(i[5]).view(np.float64), carray(f32(i[3]), (i[4],)))
+    x, weight, out = carray(f32(i[1]), (i[4],)), carray(f32(i[2]), (i[4],)), carray(f32(i[3]), (i[4],))
+    rms_norm(x, weight, np.int64(i[5]).view(np.float64), out)
 
 
 @kernel
@@ -228,7 +229,6 @@ def run(tape, begin, end, state, arrived, lane, abort, deadline_ns, ends_ns, tro
         if lane == 0:
             ends_ns[step] = monotonic_ns()
         if outcome != ARRIVED:
-            if lane == 0:
-                trouble[0], trouble[1] = outcome, step
+            trouble[0], trouble[1] = outcome, step
             return outcome
     return ARRIVED
