@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_GROUP_LIMITS = (  # limit and usage: cgroup v2, then v1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+_GROUPS = (  # folder, limit, usage, line of memory.stat with the file cache that gives way: cgroup v2, then v1
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -25,9 +25,11 @@ def _mem_available_bytes() -> int:
 
 def _group_left_bytes() -> list[int]:
     left = []
-    for limit, usage in _GROUP_LIMITS:
+    for folder, limit, usage, cache in _GROUPS:
         try:
-            left.append(max(0, int(Path(limit).read_text()) - int(Path(usage).read_text())))
-        except (OSError, ValueError):  # no such group, or "max"
+            stat = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+            held = int(Path(folder, usage).read_text()) - int(stat[cache])
+            left.append(max(0, int(Path(folder, limit).read_text()) - held))
+        except (OSError, ValueError, KeyError):  # no such group, or "max"
             continue
     return left
