@@ -33,7 +33,7 @@ class Exchange:
         self.kept: list[np.ndarray] = []
 
     def instructions(self, device: int, rounds: int, remote: Sequence[int]) -> list[tuple[int, ...]]:
-        """`rounds` push-pull pairs of `device`, pulling its own part and those of `remote` (a device may be named twice)."""
+        """`rounds` pushes and pulls of `device`, summing its part and those of `remote` (a device may come twice)."""
         tape_rows: list[tuple[int, ...]] = []
         others = [d for d in range(len(self.benches)) if d != device]
         words = self._keep([self.staging.pulled_address(d) for d in others])
@@ -58,9 +58,15 @@ class Exchange:
         self.kept.append(np.array(rows, dtype=np.int64))
         return self.kept[-1]
 
+    def _forget(self) -> None:
+        """Nothing of an earlier run may pass for what this one moves."""
+        self.staging.reset()
+        for memory in (self.staging.slots, *self.sums):
+            memory.fill_(torch.nan)
+
     def together(self, extra: int = 0) -> list[tuple[float, float]]:
         """Seconds of (push, pull) per device, all of them exchanging; `extra` more slices are read in each pull."""
-        self.staging.reset()
+        self._forget()
         futures: list[Future[list[float]]] = []
         for d, bench in enumerate(self.benches):
             bench.words[tape.BASE] = 1
@@ -73,7 +79,7 @@ class Exchange:
 
     def alone(self, device: int, extra: int = 0) -> tuple[float, float]:
         """Seconds of (push, pull) of one device while the others rest and their parts lie ready."""
-        self.staging.reset()
+        self._forget()
         others = [d for d in range(len(self.benches)) if d != device]
         for other in others:
             staging.signal(self.staging.pushed_address(other), ROUNDS + 1)
@@ -83,12 +89,13 @@ class Exchange:
         bench = self.benches[device]
         bench.words[tape.BASE] = 1
         remote = others + (others or [device])[:1] * extra
-        samples = start_tape(bench, self.instructions(device, ROUNDS, remote), self.staging.abort_address).result(LIMIT_S)
+        instructions = self.instructions(device, ROUNDS, remote)
+        samples = start_tape(bench, instructions, self.staging.abort_address).result(LIMIT_S)
         self._check(extra, [device])
         return typical_s(samples[0::2]), typical_s(samples[1::2])
 
     def _check(self, extra: int, devices: Sequence[int] | None = None) -> None:
-        """Sums in device order must be bit for bit what each device read; ValueError names the device that read otherwise."""
+        """Each device must have read, bit for bit, the sum in device order; ValueError names one that did not."""
         for d in range(len(self.benches)) if devices is None else devices:
             others = [p for p in range(len(self.benches)) if p != d]
             order = sorted([d, *others, *((others or [d])[:1] * extra)])

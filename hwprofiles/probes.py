@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import attention, linear, linear_int4, norm, rope, swiglu, tape
+from ..kernels import attention, embed, linear, linear_int4, norm, rope, swiglu, tape
 from .profile import Format, Op
 from .timing import Bench, start_calls, start_tape
 
@@ -158,7 +158,7 @@ def _call(
             return lambda: swiglu.reference(a, out)
         case "embed":
             tokens, table = torch.zeros(len(x), dtype=torch.int64), bench.cold(8, x.shape[1])
-            return lambda: out.copy_(table[tokens])
+            return lambda: embed.reference(tokens, table, 0, out)
     kv_heads = _rope_kv_heads(x.shape[1])
     keys, values = bench.cold(2, kv_heads, CAPACITY, HEAD_DIM)
     cos, sin = bench.cold(2, CAPACITY, HEAD_DIM // 2)
