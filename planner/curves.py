@@ -137,21 +137,34 @@ class StageCosts:
         return compute[0], compute[1], push[0], push[1], last
 
 
-def fit(costs, units: int, tick_s: float) -> tuple[Curve, float]:  # type: ignore[no-untyped-def]
-    """The curve of `costs(units, alone)` on 1..units, and its largest relative error from above."""
+def floors(wholes: list[Costs]) -> tuple[float, float]:
+    """Decode and prefill seconds below which no sharing brings a stage, from what each device needs for all of it."""
+    decode, prefill = (1 / sum(1 / (w[phase] + w[phase + 2]) for w in wholes) for phase in (0, 1))
+    return decode, prefill
+
+
+def fit(  # type: ignore[no-untyped-def]
+    costs, units: int, tick_s: float, floor: tuple[float, float]
+) -> tuple[Curve, float]:
+    """The curve of `costs(units, alone)` on 1..units, and how far it lies above them at worst.
+
+    Errors are relative to the cost, or to `floor` where that is larger: a stage lasts no less.
+    """
     whole = _constant(units, costs(units, True), tick_s)
     if units == 1:
         return Curve((), whole), 0.0
     at = sorted({max(1, round((units - 1) * i / MOST_SAMPLES)) for i in range(MOST_SAMPLES + 1)})
     points = [(u, costs(u, False)) for u in at]
-    tolerance, cuts = TOLERANCE, _cuts(points, TOLERANCE)
+    tolerance, cuts = TOLERANCE, _cuts(points, TOLERANCE, floor)
     while len(cuts) > MOST_PIECES:
         tolerance *= 2
-        cuts = _cuts(points, tolerance)
+        cuts = _cuts(points, tolerance, floor)
     pieces, error = [], 0.0
     for begin, end in cuts:
         lo = points[begin - 1][0] + 1 if begin else 1
-        piece, worst = _piece(lo, points[max(begin - 1, 0) if lo < points[begin][0] else begin : end + 1], tick_s)
+        piece, worst = _piece(
+            lo, points[max(begin - 1, 0) if lo < points[begin][0] else begin : end + 1], tick_s, floor
+        )
         pieces.append(piece)
         error = max(error, worst)
     return Curve(tuple(pieces), whole), error
@@ -167,13 +180,14 @@ def _constant(units: int, costs: Costs, tick_s: float) -> Piece:
     return Piece(units, units, (0,) * len(costs), tuple(ceil(c / tick_s) for c in costs))
 
 
-def _cuts(points: list[tuple[int, Costs]], tolerance: float) -> list[tuple[int, int]]:
+def _cuts(points: list[tuple[int, Costs]], tolerance: float, floor: tuple[float, float]) -> list[tuple[int, int]]:
     """Index ranges (inclusive) of points that one line each describes; cut where the line is worst."""
     done, todo = [], [(0, len(points) - 1)]
     while todo:
         begin, end = todo.pop()
         worst, where = max(
-            ((_miss(points[begin], points[end], points[i]), i) for i in range(begin + 1, end)), default=(0.0, begin)
+            ((_miss(points[begin], points[end], points[i], floor), i) for i in range(begin + 1, end)),
+            default=(0.0, begin),
         )
         if worst <= tolerance:
             done.append((begin, end))
@@ -182,21 +196,24 @@ def _cuts(points: list[tuple[int, Costs]], tolerance: float) -> list[tuple[int, 
     return sorted(done)
 
 
-def _miss(first: tuple[int, Costs], last: tuple[int, Costs], point: tuple[int, Costs]) -> float:
+def _miss(
+    first: tuple[int, Costs], last: tuple[int, Costs], point: tuple[int, Costs], floor: tuple[float, float]
+) -> float:
     """Distance of a point from a line through two others, relative to the phase's cost."""
     share = (point[0] - first[0]) / (last[0] - first[0])
     gaps = [abs(a + (b - a) * share - c) for a, b, c in zip(first[1], last[1], point[1])]
-    decode, prefill = point[1][0] + point[1][2], point[1][1] + point[1][3]
+    decode, prefill = (max(point[1][phase] + point[1][phase + 2], floor[phase]) for phase in (0, 1))
     return max(max(gaps[0], gaps[2]) / decode, max(gaps[1], gaps[3]) / prefill)
 
 
-def _piece(lo: int, points: list[tuple[int, Costs]], tick_s: float) -> tuple[Piece, float]:
+def _piece(lo: int, points: list[tuple[int, Costs]], tick_s: float, floor: tuple[float, float]) -> tuple[Piece, float]:
     """A line above all points for `lo` up to the last one, and how far above it is at worst."""
     (u0, first), (u1, last) = points[0], points[-1]
     slopes = tuple(round((b - a) / tick_s / max(u1 - u0, 1)) for a, b in zip(first, last))
     bases = tuple(max(ceil(c[i] / tick_s - slopes[i] * u) for u, c in points) for i in range(len(first)))
     over = max(
-        max((slopes[i] * u + bases[i]) * tick_s - c[i] for i in (phase, phase + 2)) / (c[phase] + c[phase + 2])
+        max((slopes[i] * u + bases[i]) * tick_s - c[i] for i in (phase, phase + 2))
+        / max(c[phase] + c[phase + 2], floor[phase])
         for u, c in points
         for phase in (0, 1)
     )

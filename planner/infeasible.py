@@ -16,7 +16,7 @@ from .memory import fits
 from .plan import Split
 from .price import Pricer
 from .request import Request
-from .search import new_model, solve_model
+from .search import SOLVED, new_model, solve_model
 
 SECONDS_PER_QUESTION = 5.0
 MIB = 2**20
@@ -26,7 +26,7 @@ def fitting_split(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> Sp
     """Any split within the limits, memory alone considered."""
     model = new_model(pricer, request, caps, 1.0, timed=False)
     solver, status = solve_model(model.cp, time.perf_counter() + SECONDS_PER_QUESTION)
-    if status not in ("OPTIMAL", "FEASIBLE"):
+    if status not in SOLVED:
         return None
     split = model.split_of(solver.value)
     return split if fits(split_bytes(pricer, split), pricer.profile, caps) else None

@@ -14,8 +14,11 @@ from .price import Pricer
 from .request import Request
 from .split_model import OBJECTIVE_TICKS, SplitModel
 
+SOLVED = ("OPTIMAL", "FEASIBLE")
 NEAR_ENOUGH = 0.005
-WORKERS, SEED = 8, 0
+CLOSE_ENOUGH = 0.001  # the gap to settle for once an exact proof has taken EXACT_S
+EXACT_S, SECOND_S = 3.0, 2.0
+WORKERS, SEED = 4, 0
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,15 @@ def fastest_split(
     model = new_model(pricer, request, caps, start_s / OBJECTIVE_TICKS)
     model.hint(start)
     model.cp.minimize(model.objective)
-    solver, status = solve_model(model.cp, deadline)
-    if status not in ("OPTIMAL", "FEASIBLE"):
+    solver, status = solve_model(model.cp, min(deadline, time.perf_counter() + EXACT_S))
+    if status != "OPTIMAL" and time.perf_counter() < deadline:
+        if status == "FEASIBLE":
+            _hint_solution(model.cp, solver)
+        solver, status = solve_model(model.cp, deadline, CLOSE_ENOUGH)
+    if status not in SOLVED:
         return None
     best, bound = solver.objective_value, solver.best_objective_bound
-    proven = status == "OPTIMAL" and best - bound <= 1e-6 * best
+    proven = best - bound <= CLOSE_ENOUGH * best
     splits = [model.split_of(solver.value)]
     if proven:
         splits = _simpler(model, solver, round(best), deadline) + splits
@@ -63,19 +70,25 @@ def _simpler(model: SplitModel, solver: Any, best: int, deadline: float) -> list
     _hint_solution(model.cp, solver)
     model.cp.add(model.objective <= best + int(best * NEAR_ENOUGH))
     model.cp.minimize(effort)
-    simpler, status = solve_model(model.cp, deadline)
-    if status == "OPTIMAL" and simpler.value(effort) < now:
+    simpler, status = solve_model(model.cp, _second(deadline))
+    if status in SOLVED and simpler.value(effort) < now:
         model.cp.add(effort <= simpler.value(effort))
+        _hint_solution(model.cp, simpler)
         model.cp.minimize(model.objective)
-        again, status = solve_model(model.cp, deadline)
-        if status == "OPTIMAL":
+        again, status = solve_model(model.cp, _second(deadline))
+        if status in SOLVED:
             solver, best = again, round(again.objective_value)
     model.cp.add(effort <= solver.value(effort))
     model.cp.add(model.objective <= best)
     _hint_solution(model.cp, solver)
     model.cp.minimize(_canonical(model))
-    last, status = solve_model(model.cp, deadline)
-    return [model.split_of((last if status in ("OPTIMAL", "FEASIBLE") else solver).value)]
+    last, status = solve_model(model.cp, _second(deadline))
+    return [model.split_of((last if status in SOLVED else solver).value)]
+
+
+def _second(deadline: float) -> float:
+    """The deadline of a refinement."""
+    return min(deadline, time.perf_counter() + SECOND_S)
 
 
 def _effort(model: SplitModel) -> Any:
@@ -102,13 +115,15 @@ def _hint_solution(cp: Any, solver: Any) -> None:
         cp.add_hint(variable, solver.value(variable))
 
 
-def solve_model(cp: Any, deadline: float) -> tuple[Any, str]:
-    """Solver and status name; an invalid model is our own mistake."""
+def solve_model(cp: Any, deadline: float, gap: float = 0.0) -> tuple[Any, str]:
+    """Solver and status name; `gap`: relative distance to the bound that ends the search."""
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = WORKERS
     solver.parameters.random_seed = SEED
+    solver.parameters.linearization_level = 2
+    solver.parameters.relative_gap_limit = gap
     solver.parameters.max_time_in_seconds = max(deadline - time.perf_counter(), 0.01)
     status = solver.status_name(solver.solve(cp))
     assert status != "MODEL_INVALID", cp.validate()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .constraints import StageTimes, add_memory
-from .curves import Curve, StageCosts, fit, free_curve
+from .curves import Curve, StageCosts, fit, floors, free_curve
 from .memory import Sizes, host_cap
 from .plan import BlockPlan, LayerPlan, Split, members, size
 from .price import Pricer
@@ -65,7 +65,9 @@ class SplitModel:
     def _curves(self, costs: Any, units: int) -> list[Curve]:
         if not self.timed:
             return [free_curve(units)] * len(self.caps)
-        fitted = [fit(lambda u, alone, d=d: costs(d, u, alone), units, self.tick_s) for d in range(len(self.caps))]
+        devices = range(len(self.caps))
+        floor = floors([costs(d, units, False) for d in devices])
+        fitted = [fit(lambda u, alone, d=d: costs(d, u, alone), units, self.tick_s, floor) for d in devices]
         self.error = max(self.error, *(error for _, error in fitted))
         return [curve for curve, _ in fitted]
 
