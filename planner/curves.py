@@ -6,7 +6,8 @@ Knows the cost of one stage of one block on one device. Knows nothing of constra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from itertools import pairwise
+from math import ceil, floor
 
 from .layer_graph import StepBuilder, attention_inputs, mlp_inputs
 from .plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, Strategy
@@ -34,10 +35,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Curve:
-    """Costs of a device that shares a block (`pieces`) or holds all of it (`whole`)."""
+    """Costs of a device that shares a block (`pieces`) or holds all of it (`whole`); `unit`: the least a unit adds."""
 
     pieces: tuple[Piece, ...]
     whole: Piece
+    unit: tuple[int, ...]
 
 
 class StageCosts:
@@ -152,7 +154,7 @@ def fit(  # type: ignore[no-untyped-def]
     """
     whole = _constant(units, costs(units, True), tick_s)
     if units == 1:
-        return Curve((), whole), 0.0
+        return Curve((), whole, whole.slopes), 0.0
     at = sorted({max(1, round((units - 1) * i / MOST_SAMPLES)) for i in range(MOST_SAMPLES + 1)})
     points = [(u, costs(u, False)) for u in at]
     tolerance, cuts = TOLERANCE, _cuts(points, TOLERANCE, floor)
@@ -167,13 +169,22 @@ def fit(  # type: ignore[no-untyped-def]
         )
         pieces.append(piece)
         error = max(error, worst)
-    return Curve(tuple(pieces), whole), error
+    return Curve(tuple(pieces), whole, _least_steps([*points, (units, costs(units, False))], tick_s)), error
+
+
+def _least_steps(points: list[tuple[int, Costs]], tick_s: float) -> tuple[int, ...]:
+    """Ticks that every further unit adds at least, by component."""
+    steps = (
+        [(after - before) / (u1 - u0) for before, after in zip(first, last)]
+        for (u0, first), (u1, last) in pairwise(points)
+    )
+    return tuple(max(0, floor(min(each) / tick_s)) for each in zip(*steps))
 
 
 def free_curve(units: int) -> Curve:
     """A curve for questions in which time plays no part."""
     free = (0,) * 5
-    return Curve((Piece(1, units - 1, free, free),) if units > 1 else (), Piece(units, units, free, free))
+    return Curve((Piece(1, units - 1, free, free),) if units > 1 else (), Piece(units, units, free, free), free)
 
 
 def _constant(units: int, costs: Costs, tick_s: float) -> Piece:

@@ -19,6 +19,7 @@ Expression = Any  # CP-SAT linear expressions have no public common type
 class Share:
     """One device's part of one block: at most one piece of its cost curve is active, or it holds the whole.
 
+    `unit`: the least ticks that a unit adds, by component.
     `tail`: 1 where its last unit is the ragged one of `dimension`.
     """
 
@@ -26,6 +27,7 @@ class Share:
     whole: Expression
     whole_piece: Piece
     dimension: Units
+    unit: tuple[int, ...]
     tail: Expression = 0
 
     @property
@@ -45,8 +47,7 @@ class Share:
     def cost(self, component: int) -> Expression:
         """Ticks of one component of `curves.Costs`."""
         parts = (p.slopes[component] * amount + p.bases[component] * lit for p, lit, amount in self.pieces)
-        least = min((p.slopes[component] for p, _, _ in self.pieces), default=0)
-        missing = max(0, least * self.dimension.missing // self.dimension.unit)
+        missing = self.unit[component] * self.dimension.missing // self.dimension.unit
         return sum(parts) - missing * self.tail + self.whole_piece.bases[component] * self.whole
 
     def largest(self, component: int) -> int:
@@ -127,7 +128,7 @@ def _make_share(model: Any, name: str, curve: Curve, dimension: Units) -> Share:
         model.add(amount >= piece.lo * literal)
         model.add(amount <= piece.hi * literal)
         pieces.append((piece, literal, amount))
-    return Share(pieces, model.new_bool_var(f"{name}.whole"), curve.whole, dimension)
+    return Share(pieces, model.new_bool_var(f"{name}.whole"), curve.whole, dimension, curve.unit)
 
 
 def hint_shares(model: Any, shares: Shares, units: tuple[int, ...] | None) -> None:

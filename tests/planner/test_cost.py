@@ -1,0 +1,100 @@
+"""Step costs against the points they are made of."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from profiles import make_profile
+
+from tpplan.planner.cost import CostModel
+from tpplan.planner.price import prefill_chunks
+from tpplan.planner.steps import Kind, Step
+
+PROFILE = make_profile([1.0, 0.3])
+
+
+def step(kind: Kind, rows: int, wide_in: int, wide_out: int, device: int = 0, **more: object) -> Step:
+    return Step("s", kind, device, 0, "mlp", "r", rows, wide_in, wide_out, **more)
+
+
+def test_measured_points_are_met_exactly() -> None:
+    """A step of a measured shape costs what was measured, alone and together; a pull adds the flag's way."""
+    model = CostModel(PROFILE, "float32")
+    for p in PROFILE.devices[1].ops:
+        if p.format != "float32":
+            continue
+        for contended, expected in ((False, p.alone_s), (True, p.together_s)):
+            more = {"peers": tuple(range(p.peers)), "combine": "sum"} if p.op == "pull" else {}
+            s = step(
+                Kind(p.op), p.rows, p.in_features, p.out_features, 1, context=p.context, contended=contended, **more
+            )
+            flag_s = PROFILE.rendezvous_s if p.op == "pull" else 0.0
+            assert model.step_s(s) == pytest.approx(expected + flag_s, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "between", "high"),
+    [
+        (Kind.LINEAR, (1, 576, 576), (1, 576, 1200), (1, 576, 3072)),
+        (Kind.LINEAR, (8, 576, 576), (16, 576, 576), (32, 576, 576)),
+        (Kind.NORM, (1, 576, 576), (1, 1000, 1000), (1, 2048, 2048)),
+        (Kind.SWIGLU, (1, 128, 64), (100, 128, 64), (256, 128, 64)),
+        (Kind.PUSH, (1, 576, 576), (4, 300, 300), (1, 8192, 8192)),
+    ],
+)
+def test_between_neighbours(kind: Kind, low: tuple[int, ...], between: tuple[int, ...], high: tuple[int, ...]) -> None:
+    """A shape between two measured ones costs no less than the smaller and no more than the larger."""
+    model = CostModel(PROFILE, "float32")
+    costs = [model.step_s(step(kind, *shape)) for shape in (low, between, high)]
+    assert costs == sorted(costs)
+
+
+def test_bfloat16_weights_cost_less_where_bytes_decide() -> None:
+    """One row through a large matrix takes about half as long in bfloat16."""
+    big = step(Kind.LINEAR, 1, 8192, 16384)
+    ratio = CostModel(PROFILE, "bfloat16").step_s(big) / CostModel(PROFILE, "float32").step_s(big)
+    assert ratio == pytest.approx(0.5, abs=0.02)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(list(Kind)),
+    st.integers(1, 4096),
+    st.integers(1, 1 << 18),
+    st.integers(1, 1 << 18),
+    st.integers(1, 1 << 17),
+    st.integers(1, 8),
+    st.sampled_from(["sum", "concat"]),
+    st.booleans(),
+)
+def test_costs_are_positive_and_finite(
+    kind: Kind, rows: int, wide_in: int, wide_out: int, context: int, peers: int, combine: str, contended: bool
+) -> None:
+    """No shape, however far from what was measured, has a negative, zero, infinite or undefined cost."""
+    more = {"context": context, "peers": tuple(range(peers)), "combine": combine, "contended": contended}
+    seconds = CostModel(PROFILE, "float32").step_s(step(kind, rows, wide_in, wide_out, **more))
+    assert math.isfinite(seconds)
+    assert seconds > 0
+
+
+def test_missing_figures_name_device_and_remedy() -> None:
+    """Without points of an operation the error names it, the device, and the command that measures."""
+    first = PROFILE.devices[0]
+    bare = msgspec.structs.replace(first, ops=tuple(p for p in first.ops if p.op != "rope"))
+    model = CostModel(msgspec.structs.replace(PROFILE, devices=(bare,)), "float32")
+    with pytest.raises(ValueError, match=r"no rope figures for cpu:0: run `tpplan profile` again"):
+        model.step_s(step(Kind.ROPE, 1, 64, 64))
+
+
+@given(st.integers(1, 100_000))
+def test_chunks_cover_the_prompt(prompt_tokens: int) -> None:
+    """Chunks add up to the prompt, one makes logits, and the mean context is that of all rows, within rounding."""
+    chunks = prefill_chunks(prompt_tokens)
+    assert sum(c.rows * c.count for c in chunks) == prompt_tokens
+    assert [c.logits for c in chunks] == [False] * (len(chunks) - 1) + [True]
+    attended = sum(c.rows * c.count * c.context for c in chunks)
+    assert attended == pytest.approx(prompt_tokens * (prompt_tokens + 1) / 2, abs=prompt_tokens)
