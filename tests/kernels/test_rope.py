@@ -1,0 +1,93 @@
+"""Rotary embedding, q/k norm and cache write of the tape and of the reference against complex arithmetic in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tapes import assert_as_close, assert_guarded, poisoned, run_one, seeded
+
+from tpplan.kernels import rope, tape
+
+EPS = 1e-6
+
+
+@dataclass
+class Case:
+    """A device's qkv of `rows` tokens from `position` on, its cache full of NaN, and the angles of all positions."""
+
+    rows: int
+    kv_heads: int
+    group: int
+    head_dim: int
+    capacity: int
+    position: int
+    normed: bool
+
+    def __post_init__(self) -> None:
+        g = seeded(self.rows, self.kv_heads, self.group, self.head_dim, self.position)
+        self.heads = self.kv_heads * self.group
+        self.qkv = torch.randn(self.rows, (self.heads + 2 * self.kv_heads) * self.head_dim, generator=g)
+        self.angles = 7 * torch.rand(self.capacity, self.head_dim // 2, generator=g)
+        self.cos, self.sin = self.angles.cos(), self.angles.sin()
+        q_weight, k_weight = 1 + torch.randn(2, self.head_dim, generator=g)
+        self.norms = (q_weight, k_weight) if self.normed else None
+        self.keys = poisoned(self.kv_heads, self.capacity, self.head_dim)
+        self.values = poisoned(self.kv_heads, self.capacity, self.head_dim)
+
+    def expected(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q: [rows, heads, head_dim], k and v: [rows, kv_heads, head_dim]; pairs rotated as complex numbers."""
+        parts = self.qkv.to(dtype).view(self.rows, -1, self.head_dim)
+        q, k, v = parts.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+        if self.norms:
+            q, k = (
+                x / torch.sqrt((x * x).mean(-1, keepdim=True) + EPS) * w.to(dtype) for x, w in zip((q, k), self.norms)
+            )
+        at = slice(self.position, self.position + self.rows)
+        turn = torch.complex(self.cos[at].to(dtype), self.sin[at].to(dtype)).unsqueeze(1)
+
+        def turned(x: torch.Tensor) -> torch.Tensor:
+            pairs = torch.complex(*(half.contiguous() for half in x.chunk(2, dim=-1))) * turn
+            return torch.cat((pairs.real, pairs.imag), dim=-1)
+
+        return turned(q), turned(k), v
+
+    def assert_done(self, qkv: torch.Tensor) -> None:
+        """Queries in place, keys and values in the cache at their positions, and nothing else in it."""
+        at = slice(self.position, self.position + self.rows)
+        q, k, v = self.expected(torch.float64)
+        plain_q, plain_k, _ = self.expected(torch.float32)
+        got = qkv.view(self.rows, -1, self.head_dim)[:, : self.heads]
+        assert_as_close(got, q, plain_q)
+        assert_as_close(self.keys[:, at].transpose(0, 1), k, plain_k)
+        assert torch.equal(self.values[:, at].transpose(0, 1).double(), v)
+        others = [p for p in range(self.capacity) if not at.start <= p < at.stop]
+        for cache in (self.keys, self.values):
+            assert cache[:, others].isnan().all()
+            assert_guarded(cache)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("position", [0, 1, 30])
+@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(1, 1, 2), (3, 1, 16), (1, 3, 64), (2, 4, 6)])
+def test_tape_equals_float64(kv_heads: int, group: int, head_dim: int, position: int, normed: bool) -> None:
+    """One token at any position, first and last of the cache too, with and without q/k norm."""
+    case = Case(1, kv_heads, group, head_dim, 31, position, normed)
+    qkv = case.qkv.clone()
+    tensors = (qkv, case.cos, case.sin, case.keys, case.values)
+    norms = [w.data_ptr() for w in case.norms] if case.norms else [0, 0]
+    sizes = (case.heads, kv_heads, head_dim, case.capacity)
+    run_one((tape.ROPE, *(t.data_ptr() for t in tensors), *sizes, *norms, tape.bits(EPS)), position=position)
+    case.assert_done(qkv)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("rows", "position"), [(1, 0), (5, 0), (7, 13), (17, 14)])
+@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(3, 1, 16), (1, 3, 64), (2, 4, 6)])
+def test_reference(kv_heads: int, group: int, head_dim: int, rows: int, position: int, normed: bool) -> None:
+    """Several rows at once, each turned by its own position."""
+    case = Case(rows, kv_heads, group, head_dim, 31, position, normed)
+    qkv = case.qkv.clone()
+    rope.reference(qkv, case.cos, case.sin, case.norms, EPS, case.keys, case.values, position)
+    case.assert_done(qkv)
