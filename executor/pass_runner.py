@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class DeviceProgram:
     def __post_init__(self) -> None:
         self.tape = tape.table([b.instruction for b in self.bound])
         self.ends_ns = np.zeros(len(self.bound), dtype=np.int64)
+        self.called = [i for i, b in enumerate(self.bound) if b.call is not None]
         self.before_head = next((i for i, b in enumerate(self.bound) if b.step.block == "head"), len(self.bound))
 
 
@@ -47,14 +49,14 @@ class PassRunner:
     def _warm_up(self) -> None:
         """Loads compiled code before anything waits for it: an empty stretch of every tape."""
         for program in self.programs:
-            self._run_tape(program, 0, lane=0)
+            self._run_tape(program, 0, 0, lane=0)
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """One pass over `tokens`, the first at `position`. DeviceFailed when any device fails; all have stopped then."""
         for program in self.programs:
             state = program.state
             state.token_words[: len(tokens)] = tokens
-            state.words[:] = position, tokens[0], self.base
+            state.words[:] = position, len(tokens), self.base
         self.base += self.collectives
         jobs = [job for program in self.programs for job in self._start(program, len(tokens), position, logits)]
         try:
@@ -79,28 +81,45 @@ class PassRunner:
         end = len(program.bound) if logits else program.before_head
         worker = program.state.worker
         if rows > 1:
-            return [worker.submit(lambda: self._call_steps(program, end, rows, position))]
-        lanes = range(worker.lanes)
-        return [worker.submit(lambda lane=lane: self._run_tape(program, end, lane), lane) for lane in lanes]  # type: ignore[misc]
+            return [worker.submit(lambda: self._run_rows(program, end, rows, position))]
+        return self._on_lanes(program, 0, end, range(worker.lanes))
 
-    def _call_steps(self, program: DeviceProgram, end: int, rows: int, position: int) -> None:
-        for i, bound in enumerate(program.bound[:end]):
+    def _on_lanes(self, program: DeviceProgram, begin: int, end: int, lanes: range) -> list[Future[None]]:
+        return [program.state.worker.submit(partial(self._run_tape, program, begin, end, lane), lane) for lane in lanes]
+
+    def _run_rows(self, program: DeviceProgram, end: int, rows: int, position: int) -> None:
+        """On lane 0: stretches of the tape, and between them the calls that take several rows."""
+        at = 0
+        for called in program.called:
+            if called >= end:
+                break
+            self._run_stretch(program, at, called)
+            bound = program.bound[called]
+            assert bound.call is not None
             try:
                 bound.call(rows, position)
             except Exception as error:
                 raise self._failed(program, bound, error) from error
-            program.ends_ns[i] = time.monotonic_ns()
+            program.ends_ns[called] = time.monotonic_ns()
+            at = called + 1
+        self._run_stretch(program, at, end)
 
-    def _run_tape(self, program: DeviceProgram, end: int, lane: int) -> None:
+    def _run_stretch(self, program: DeviceProgram, begin: int, end: int) -> None:
+        others = self._on_lanes(program, begin, end, range(1, program.state.worker.lanes))
+        self._run_tape(program, begin, end, lane=0)
+        for other in others:
+            other.result()
+
+    def _run_tape(self, program: DeviceProgram, begin: int, end: int, lane: int) -> None:
         state = program.state
         trouble, ends_ns = state.trouble[lane], program.ends_ns
         abort, deadline_ns, started_ns = self.staging.abort_address, state.deadline_ns(), time.monotonic_ns()
         try:
             outcome = tape.run(
-                program.tape, 0, end, state.words, state.arrived, lane, abort, deadline_ns, ends_ns, trouble
+                program.tape, begin, end, state.words, state.arrived, lane, abort, deadline_ns, ends_ns, trouble
             )
         except Exception as error:
-            unfinished = int(np.argmax(ends_ns < started_ns))
+            unfinished = begin + int(np.argmax(ends_ns[begin:end] < started_ns))
             raise self._failed(program, program.bound[unfinished], error) from error
         if outcome != staging.ARRIVED:
             bound = program.bound[trouble[1]]

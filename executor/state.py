@@ -65,7 +65,6 @@ class DeviceState:
         self.scores = torch.zeros(worker.lanes, capacity)
         rows = min(PREFILL_CHUNK, capacity)
         self.token_words = np.zeros(rows, dtype=np.int64)
-        self.tokens = torch.from_numpy(self.token_words)
         self.best_id, self.best_logit = torch.zeros(1, dtype=torch.int64), torch.zeros(1)
         self.buffers = {
             name: torch.zeros(rows * wide) for name, wide in buffer_widths(steps, model.hidden).items()
@@ -73,7 +72,7 @@ class DeviceState:
         for step in steps:
             if step.role == "lm_head":
                 self.buffers["logits"] = logits[slice(*step.span)]
-        self.words = np.zeros(3, dtype=np.int64)  # tape.POSITION, TOKEN, BASE
+        self.words = np.zeros(3, dtype=np.int64)  # tape.POSITION, ROWS, BASE
         self.arrived = np.zeros((worker.lanes, staging.LINE_BYTES // 8), dtype=np.int64)
         self.trouble = np.zeros((worker.lanes, 3), dtype=np.int64)
         self.kept: list[Any] = []
@@ -97,13 +96,3 @@ class DeviceState:
     def deadline_ns(self) -> int:
         """When a wait that begins now gives up, on the monotonic clock."""
         return time.monotonic_ns() + int(WAIT_LIMIT_S * 1e9)
-
-    def wait(self, word: int, site: int, peer: int) -> None:
-        """Until the word has reached collective `site` of this pass; WaitFailed otherwise."""
-        value = int(self.words[tape.BASE]) + site
-        outcome = staging.wait(word, value, self.staging.abort_address, self.deadline_ns())
-        if outcome != staging.ARRIVED:
-            raise WaitFailed(outcome, peer)
-
-    def signal(self, word: int, site: int) -> None:
-        staging.signal(word, int(self.words[tape.BASE]) + site)

@@ -46,7 +46,7 @@ class Exchange:
                 (tape.PUSH, mine, slot, self.values, site, flags[0], before, words.ctypes.data, len(others))
             )
             parts = self._keep([self._part(device, p, site) for p in sorted([device, *remote])])
-            tape_rows.append((tape.PULL, out, site, parts.ctypes.data, len(parts), tape.SUM, flags[1]))
+            tape_rows.append((tape.PULL, out, site, parts.ctypes.data, len(parts), tape.SUM, flags[1], self.values))
         return tape_rows
 
     def _part(self, device: int, producer: int, site: int) -> tuple[int, int, int]:

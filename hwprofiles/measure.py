@@ -5,6 +5,7 @@ Knows the order of measuring. What is timed stands in `probes` and `exchange`, h
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -25,7 +26,8 @@ from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoi
 from .timing import Bench, start_calls, typical_s
 
 Progress = Callable[[str, float], None]
-BUDGET_S, QUICK_BUDGET_S = 0.08, 0.03  # of one probe, alone and again together
+BUDGET_S, QUICK_BUDGET_S = 0.1, 0.04  # of one probe, alone and again together
+VISITS = 2
 
 
 def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwareProfile:
@@ -79,30 +81,36 @@ def _measure(benches: list[Bench], quick: bool, free_bytes: int, progress: Progr
 
 
 def _compute_points(benches: list[Bench], quick: bool, progress: Progress) -> list[list[OpPoint]]:
-    """Each probe on each device alone, then on all at once."""
+    """Each probe on each device alone, then on all at once; in two visits far apart, since other programs come and go.
+
+    Of the two medians the smaller counts: what disturbs a measurement only ever makes it longer.
+    """
     todo = list(probes(quick))
-    budget_s = QUICK_BUDGET_S if quick else BUDGET_S
-    points: list[list[OpPoint]] = [[] for _ in benches]
-    for done, probe in enumerate(todo):
-        progress(f"{probe.op} {probe.format}, {probe.rows} row(s)", 0.05 + 0.85 * done / len(todo))
-        calls = [_calls(probe, bench, budget_s) for bench in benches]
-        alone = [typical_s(probe.start(bench, n).result()) for bench, n in zip(benches, calls, strict=True)]
-        futures = [probe.start(bench, n) for bench, n in zip(benches, calls, strict=True)]
-        together = [typical_s(future.result()) for future in futures] if len(benches) > 1 else alone
-        for mine, alone_s, together_s in zip(points, alone, together, strict=True):
-            mine.append(
-                OpPoint(
-                    op=probe.op,
-                    rows=probe.rows,
-                    in_features=probe.in_features,
-                    out_features=probe.out_features,
-                    alone_s=alone_s,
-                    together_s=together_s,
-                    format=probe.format,
-                    context=probe.context,
-                )
-            )
-    return points
+    budget_s = (QUICK_BUDGET_S if quick else BUDGET_S) / VISITS
+    calls = [[0] * len(benches) for _ in todo]
+    alone, together = ([[math.inf] * len(benches) for _ in todo] for _ in range(2))
+    for visit in range(VISITS):
+        for i, probe in enumerate(todo):
+            progress(f"{probe.op} {probe.format}, {probe.rows} row(s)", 0.05 + 0.85 * (visit + i / len(todo)) / VISITS)
+            calls[i] = calls[i] if visit else [_calls(probe, bench, budget_s) for bench in benches]
+            started = [probe.start(bench, n).result() for bench, n in zip(benches, calls[i], strict=True)]
+            alone[i] = [min(best, typical_s(s)) for best, s in zip(alone[i], started, strict=True)]
+            futures = [probe.start(bench, n) for bench, n in zip(benches, calls[i], strict=True)]
+            together[i] = [min(best, typical_s(f.result())) for best, f in zip(together[i], futures, strict=True)]
+    return [[_point(p, alone[i][d], together[i][d]) for i, p in enumerate(todo)] for d in range(len(benches))]
+
+
+def _point(probe: Probe, alone_s: float, together_s: float) -> OpPoint:
+    return OpPoint(
+        op=probe.op,
+        rows=probe.rows,
+        in_features=probe.in_features,
+        out_features=probe.out_features,
+        alone_s=alone_s,
+        together_s=together_s,
+        format=probe.format,
+        context=probe.context,
+    )
 
 
 def _calls(probe: Probe, bench: Bench, budget_s: float) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import attention, embed, linear, linear_int4, norm, rope, swiglu, tape
+from ..kernels import attention, linear, linear_int4, tape
 from .profile import Format, Op
 from .timing import Bench, start_calls, start_tape
 
@@ -73,11 +73,14 @@ def _address(*tensors: torch.Tensor) -> tuple[int, ...]:
     return tuple(t.data_ptr() for t in tensors)
 
 
-def _tape(bench: Bench, instructions: list[tuple[int, ...]]) -> Future[list[float]]:
-    return start_tape(bench, instructions, _NO_ABORT.data_ptr())
+def _tape(
+    bench: Bench, instructions: list[tuple[int, ...]], rows: int = 1, position: int = 0
+) -> Future[list[float]]:
+    return start_tape(bench, instructions, _NO_ABORT.data_ptr(), rows, position)
 
 
 _NO_ABORT = torch.zeros(1, dtype=torch.int64)
+_TOKENS = torch.zeros(256, dtype=torch.int64)
 
 
 def _one_row_linear(wide_in: int, wide_out: int, form: Format, dtype: torch.dtype) -> Probe:
@@ -117,26 +120,23 @@ def _streaming(op: Op, rows: int, wide: int) -> Probe:
 
     def start(bench: Bench, calls: int) -> Future[list[float]]:
         a, b, out = bench.cold(rows, 2 * wide), bench.cold(wide), bench.cold(rows, wide)
-        if rows == 1:
-            return _tape(bench, [_instruction(op, bench, a, b, out, wide)] * calls)
-        x = a.view(-1)[: rows * wide].view(rows, wide)
-        return start_calls(bench, _call(op, bench, a, x, b, out), calls)
+        return _tape(bench, [_instruction(op, bench, a, b, out)] * calls, rows)
 
     return Probe(op, rows, width_in, width_out, start)
 
 
-def _instruction(
-    op: Op, bench: Bench, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, wide: int
-) -> tuple[int, ...]:
+def _instruction(op: Op, bench: Bench, a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> tuple[int, ...]:
+    """a: [rows, 2 * width], b: [width], out: [rows, width]."""
+    wide = len(b)
     match op:
         case "norm":
-            return (tape.NORM, *_address(a, b, out), wide, tape.bits(1e-5))
+            return (tape.NORM, *_address(a, b, out), wide, tape.bits(1e-5), 0)
         case "residual":
-            return (tape.RESIDUAL, *_address(out, a), wide)
+            return (tape.RESIDUAL, *_address(out, a), wide, wide)
         case "swiglu":
             return (tape.SWIGLU, *_address(a, out), wide)
         case "embed":
-            return (tape.EMBED, *_address(bench.cold(8, wide), out), 0, 8, wide, 0)
+            return (tape.EMBED, *_address(bench.cold(8, wide), out), 0, 8, wide, 0, *_address(_TOKENS))
         case "argmax":
             best = bench.cold(16)
             return (tape.ARGMAX, *_address(a), wide, 0, *_address(best, best[8:]))
@@ -144,25 +144,6 @@ def _instruction(
     cache, angles = bench.cold(2, kv_heads, CAPACITY, HEAD_DIM), bench.cold(2, CAPACITY, HEAD_DIM // 2)
     where = _address(a, angles[0], angles[1], cache[0], cache[1])
     return (tape.ROPE, *where, wide // HEAD_DIM - 2 * kv_heads, kv_heads, HEAD_DIM, CAPACITY, 0, 0, 0)
-
-
-def _call(
-    op: Op, bench: Bench, a: torch.Tensor, x: torch.Tensor, b: torch.Tensor, out: torch.Tensor
-) -> Callable[[], object]:
-    match op:
-        case "norm":
-            return lambda: norm.reference(x, b, 1e-5, out)
-        case "residual":
-            return lambda: out.add_(x)
-        case "swiglu":
-            return lambda: swiglu.reference(a, out)
-        case "embed":
-            tokens, table = torch.zeros(len(x), dtype=torch.int64), bench.cold(8, x.shape[1])
-            return lambda: embed.reference(tokens, table, 0, out)
-    kv_heads = _rope_kv_heads(x.shape[1])
-    keys, values = bench.cold(2, kv_heads, CAPACITY, HEAD_DIM)
-    cos, sin = bench.cold(2, CAPACITY, HEAD_DIM // 2)
-    return lambda: rope.reference(x, cos, sin, None, 0.0, keys, values, 0)
 
 
 def _rope_kv_heads(wide: int) -> int:
@@ -177,10 +158,9 @@ def _attention(rows: int, kv_heads: int, heads: int, context: int) -> Probe:
         q, out, scores = bench.cold(rows, wide), bench.cold(rows, wide), bench.cold(bench.worker.lanes, CAPACITY)
         caches = [bench.cold(2, kv_heads, CAPACITY, HEAD_DIM) for _ in range(min(calls, 4))]
         if rows == 1:
-            bench.words[tape.POSITION] = context - 1
             sizes = (heads, kv_heads, HEAD_DIM, CAPACITY, 0)
             where = [_address(q, *caches[i % len(caches)], out, scores) for i in range(calls)]
-            return _tape(bench, [(tape.ATTENTION, *w, *sizes) for w in where])
+            return _tape(bench, [(tape.ATTENTION, *w, *sizes) for w in where], position=context - 1)
         keys, values = caches[0]
         return start_calls(bench, lambda: attention.reference(q, keys, values, context - rows, 0, out), calls)
 

@@ -1,6 +1,6 @@
 """Runs what a step runs, often enough to say how long it takes. Knows clocks and workers, nothing of which steps.
 
-One row is timed as `run` executes it: instructions on a tape. More rows are timed as calls of the torch reference.
+What `run` executes as instructions of a tape is timed as such; products and attention of several rows as torch calls.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ class Bench:
         return taken.view(shape)
 
 
-def start_tape(bench: Bench, instructions: list[tuple[int, ...]], abort_address: int) -> Future[list[float]]:
+def start_tape(
+    bench: Bench, instructions: list[tuple[int, ...]], abort_address: int, rows: int = 1, position: int = 0
+) -> Future[list[float]]:
     """Runs the instructions on all lanes; the future holds each instruction's seconds."""
+    bench.words[tape.POSITION], bench.words[tape.ROWS] = position, rows
     program, lanes = tape.table(instructions), bench.worker.lanes
     arrived = np.zeros((lanes, staging.LINE_BYTES // 8), dtype=np.int64)
     ends_ns, trouble = np.zeros(len(program), dtype=np.int64), np.zeros((lanes, 3), dtype=np.int64)

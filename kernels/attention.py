@@ -6,12 +6,23 @@ The cache is `[kv_heads, capacity, head_dim]` float32, keys already rotated.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .jit import kernel
+
+
+@lru_cache(maxsize=8)
+def _mask(position: int, rows: int, window: int) -> torch.Tensor:
+    """[rows, cached positions that any of them sees] bool, the same for all layers of a pass."""
+    first = max(0, position - window + 1) if window else 0
+    rows_at = torch.arange(position, position + rows).unsqueeze(1)
+    cached_at = torch.arange(first, position + rows).unsqueeze(0)
+    mask = cached_at <= rows_at
+    return mask & (cached_at > rows_at - window) if window else mask
 
 
 def reference(
@@ -24,17 +35,14 @@ def reference(
     rows, (kv_heads, _, head_dim) = q.shape[0], keys.shape
     last = position + rows
     first = max(0, position - window + 1) if window else 0
-    rows_at = torch.arange(position, last).unsqueeze(1)
-    cached_at = torch.arange(first, last).unsqueeze(0)
-    mask = cached_at <= rows_at
-    if window:
-        mask &= cached_at > rows_at - window
+    plain = position == 0 and not window
     heads = q.shape[1] // head_dim
     mixed = F.scaled_dot_product_attention(
         q.view(rows, heads, head_dim).transpose(0, 1).unsqueeze(0),
         keys[:, first:last].unsqueeze(0),
         values[:, first:last].unsqueeze(0),
-        attn_mask=mask,
+        attn_mask=None if plain else _mask(position, rows, window),
+        is_causal=plain,
         enable_gqa=heads != kv_heads,
     )
     out.view(rows, heads, head_dim).copy_(mixed[0].transpose(0, 1))

@@ -1,8 +1,9 @@
 """A device's whole decode step as one call: a table of instructions that runs without Python's global lock.
 
 This is to CPU devices what a CUDA graph is to GPUs: bound once, replayed per token, collectives inside. An instruction
-is a row of int64: opcode, then addresses and sizes. Position, token and collective base are read from `state`, so the
-table never changes. All lanes (threads) of a device run the same table and share out the work of the large steps.
+is a row of int64: opcode, then addresses and sizes. Position, rows and collective base are read from `state`, so the
+table never changes. All lanes (threads) of a device run the same table and share out the work. Prefill runs the same
+table in stretches: all steps take several rows but LINEAR and ATTENTION, between which it stops.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .swiglu import swiglu
 
 WIDTH = 16
 EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL = range(10)
-POSITION, TOKEN, BASE = range(3)  # words of `state`
+POSITION, ROWS, BASE = range(3)  # words of `state`
 SUM, CONCAT = range(2)
 
 
@@ -60,31 +61,40 @@ def _linear(i, lane, lanes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _embed(i, token):  # type: ignore[no-untyped-def]
-    out = carray(f32(i[2]), (i[5],))
-    if i[6] == 0:
-        embed_f32(token, carray(f32(i[1]), (i[4], i[5])), i[3], out)
-    else:
-        embed_bf16(token, carray(u16(i[1]), (i[4], i[5])), i[3], out)
+def _embed(i, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    tokens, out = carray(i64(i[7]), (rows,)), carray(f32(i[2]), (rows, i[5]))
+    begin, end = share(rows, 1, lane, lanes)
+    for r in range(begin, end):
+        if i[6] == 0:
+            embed_f32(tokens[r], carray(f32(i[1]), (i[4], i[5])), i[3], out[r])
+        else:
+            embed_bf16(tokens[r], carray(u16(i[1]), (i[4], i[5])), i[3], out[r])
 
 
 @kernel
-def _norm(i):  # type: ignore[no-untyped-def]
-    x, weight, out = carray(f32(i[1]), (i[4],)), carray(f32(i[2]), (i[4],)), carray(f32(i[3]), (i[4],))
-    rms_norm(x, weight, np.int64(i[5]).view(np.float64), out)
+def _norm(i, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    """[6] 1 where only the last row is wanted, as row 0 of the output."""
+    skipped = rows - 1 if i[6] else 0
+    x, out = carray(f32(i[1]), (rows, i[4]))[skipped:], carray(f32(i[3]), (rows, i[4]))
+    weight, eps = carray(f32(i[2]), (i[4],)), np.int64(i[5]).view(np.float64)
+    begin, end = share(rows - skipped, 1, lane, lanes)
+    for r in range(begin, end):
+        rms_norm(x[r], weight, eps, out[r])
 
 
 @kernel
-def _rope(i, position):  # type: ignore[no-untyped-def]
+def _rope(i, first, rows, lane, lanes):  # type: ignore[no-untyped-def]
     heads, kv_heads, head_dim, capacity = i[6], i[7], i[8], i[9]
-    qkv = carray(f32(i[1]), (heads + 2 * kv_heads, head_dim))
-    cos = carray(f32(i[2]), (capacity, head_dim // 2))[position]
-    sin = carray(f32(i[3]), (capacity, head_dim // 2))[position]
-    keys = carray(f32(i[4]), (kv_heads, capacity, head_dim))[:, position]
-    values = carray(f32(i[5]), (kv_heads, capacity, head_dim))[:, position]
+    qkv = carray(f32(i[1]), (rows, heads + 2 * kv_heads, head_dim))
+    cos, sin = carray(f32(i[2]), (capacity, head_dim // 2)), carray(f32(i[3]), (capacity, head_dim // 2))
+    keys, values = carray(f32(i[4]), (kv_heads, capacity, head_dim)), carray(f32(i[5]), (kv_heads, capacity, head_dim))
     normed = head_dim if i[10] else 0
     q_norm, k_norm = carray(f32(i[10]), (normed,)), carray(f32(i[11]), (normed,))
-    rope(qkv, cos, sin, q_norm, k_norm, np.int64(i[12]).view(np.float64), keys, values)
+    eps = np.int64(i[12]).view(np.float64)
+    begin, end = share(rows, 1, lane, lanes)
+    for r in range(begin, end):
+        at = first + r
+        rope(qkv[r], cos[at], sin[at], q_norm, k_norm, eps, keys[:, at], values[:, at])
 
 
 @kernel
@@ -102,16 +112,22 @@ def _attention(i, position, lane, lanes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _swiglu(i, lane, lanes):  # type: ignore[no-untyped-def]
+def _swiglu(i, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    gate_up, out = carray(f32(i[1]), (rows, 2 * i[3])), carray(f32(i[2]), (rows, i[3]))
     begin, end = share(i[3], 64, lane, lanes)
-    swiglu(carray(f32(i[1]), (2 * i[3],)), carray(f32(i[2]), (i[3],)), begin, end)
+    for r in range(rows):
+        swiglu(gate_up[r], out[r], begin, end)
 
 
 @kernel
-def _residual(i):  # type: ignore[no-untyped-def]
-    part, x = carray(f32(i[1]), (i[3],)), carray(f32(i[2]), (i[3],))
-    for k in range(part.size):
-        part[k] += x[k]
+def _residual(i, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    """[1] part [2] first wanted value of the hidden state [3] values [4] values of a whole row of the hidden state."""
+    part = carray(f32(i[1]), (rows, i[3]))
+    begin, end = share(rows, 1, lane, lanes)
+    for r in range(begin, end):
+        x = carray(f32(i[2] + 4 * r * i[4]), (i[3],))
+        for k in range(x.size):
+            part[r, k] += x[k]
 
 
 @kernel
@@ -128,8 +144,8 @@ def _argmax(i):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _push(i, base, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
-    """[1] part [2] slot [3] values [4] site [5] pushed word [6] site that last used the slot, -1 if none
+def _push(i, base, rows, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
+    """[1] part [2] slot [3] values a row [4] site [5] pushed word [6] site that last used the slot, -1 if none
     [7] table of its readers' pulled words [8] how many."""
     readers = carray(i64(i[7]), (i[8],))
     for r in range(readers.size if i[6] >= 0 else 0):
@@ -137,7 +153,7 @@ def _push(i, base, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
         if outcome != ARRIVED:
             trouble[2] = r
             return outcome
-    part, slot = carray(f32(i[1]), (i[3],)), carray(f32(i[2]), (i[3],))
+    part, slot = carray(f32(i[1]), (rows * i[3],)), carray(f32(i[2]), (rows * i[3],))
     for k in range(part.size):
         slot[k] = part[k]
     store_release(i[5], base + i[4])
@@ -145,48 +161,63 @@ def _push(i, base, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _pull(i, base, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
-    """[1] out [2] site [3] table of (pushed word or 0 for this device, part, values) [4] producers [5] SUM or CONCAT
-    [6] pulled word."""
+def _join(part, out, first):  # type: ignore[no-untyped-def]
+    """part, out: [rows, values]; `out` becomes the part, or has it added."""
+    for r in range(part.shape[0]):
+        for k in range(part.shape[1]):
+            out[r, k] = part[r, k] if first else out[r, k] + part[r, k]
+
+
+@kernel
+def _pull(i, base, rows, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
+    """[1] out [2] site [3] table of (pushed word or 0 for this device, part, values a row) [4] producers
+    [5] SUM or CONCAT [6] pulled word [7] values of a row of the output."""
     parts = carray(i64(i[3]), (i[4], 3))
-    at = 0
+    out, at = carray(f32(i[1]), (rows, i[7])), 0
     for p in range(parts.shape[0]):
         if parts[p, 0]:
             outcome = wait(parts[p, 0], base + i[2], abort, deadline_ns)
             if outcome != ARRIVED:
                 trouble[2] = p
                 return outcome
-        part = carray(f32(parts[p, 1]), (parts[p, 2],))
-        out = carray(f32(i[1] + 4 * at), (parts[p, 2],))
-        if i[5] == CONCAT:
-            at += part.size
-        if p == 0 or i[5] == CONCAT:
-            for k in range(part.size):
-                out[k] = part[k]
-        else:
-            for k in range(part.size):
-                out[k] += part[k]
+        values = parts[p, 2]
+        _join(carray(f32(parts[p, 1]), (rows, values)), out[:, at : at + values], p == 0 or i[5] == CONCAT)
+        at += values if i[5] == CONCAT else 0
     store_release(i[6], base + i[2])
     return ARRIVED
 
 
 @kernel
-def _alone(i, state, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
-    """Steps too small to share out, run by lane 0."""
-    op = i[0]
-    if op == NORM:
-        _norm(i)
+def _shared(i, state, lane, lanes):  # type: ignore[no-untyped-def]
+    """Steps whose work all lanes share out; False for any other. Products and attention take one row."""
+    op, position, rows = i[0], state[POSITION], state[ROWS]
+    if op == LINEAR:
+        _linear(i, lane, lanes)
+    elif op == ATTENTION:
+        _attention(i, position, lane, lanes)
+    elif op == SWIGLU:
+        _swiglu(i, rows, lane, lanes)
+    elif op == NORM:
+        _norm(i, rows, lane, lanes)
     elif op == ROPE:
-        _rope(i, state[POSITION])
+        _rope(i, position, rows, lane, lanes)
     elif op == RESIDUAL:
-        _residual(i)
-    elif op == PUSH:
-        return _push(i, state[BASE], abort, deadline_ns, trouble)
-    elif op == PULL:
-        return _pull(i, state[BASE], abort, deadline_ns, trouble)
+        _residual(i, rows, lane, lanes)
     elif op == EMBED:
-        _embed(i, state[TOKEN])
-    elif op == ARGMAX:
+        _embed(i, rows, lane, lanes)
+    else:
+        return False
+    return True
+
+
+@kernel
+def _alone(i, state, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
+    """Steps that one lane runs."""
+    if i[0] == PUSH:
+        return _push(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
+    if i[0] == PULL:
+        return _pull(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
+    if i[0] == ARGMAX:
         _argmax(i)
     return ARRIVED
 
@@ -215,13 +246,7 @@ def run(tape, begin, end, state, arrived, lane, abort, deadline_ns, ends_ns, tro
     for step in range(begin, end):
         i = tape[step]
         outcome = ARRIVED
-        if i[0] == LINEAR:
-            _linear(i, lane, lanes)
-        elif i[0] == ATTENTION:
-            _attention(i, state[POSITION], lane, lanes)
-        elif i[0] == SWIGLU:
-            _swiglu(i, lane, lanes)
-        elif lane == 0:
+        if not _shared(i, state, lane, lanes) and lane == 0:
             outcome = _alone(i, state, abort, deadline_ns, trouble)
         if lanes > 1 and outcome == ARRIVED:
             ticket += 1

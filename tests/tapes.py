@@ -19,7 +19,7 @@ Instructions = list[tuple[int, ...]]
 def run_lanes(
     instructions: Instructions, state: tuple[int, int, int], lanes: int = 1, limit_s: float = 20.0, abort: int = 0
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Outcome of each lane, when each step ended, trouble of each lane. state: position, token, collective base."""
+    """Outcome of each lane, when each step ended, trouble of each lane. state: position, rows, collective base."""
     program, words = tape.table(instructions), np.array(state, dtype=np.int64)
     arrived, trouble = np.zeros((lanes, 8), dtype=np.int64), np.full((lanes, 3), -1, dtype=np.int64)
     ends_ns = np.zeros(len(program), dtype=np.int64)
@@ -33,9 +33,9 @@ def run_lanes(
         return list(threads.map(run, range(lanes))), ends_ns, trouble
 
 
-def run_one(instruction: tuple[int, ...], lanes: int = 1, position: int = 0, token: int = 0) -> None:
+def run_one(instruction: tuple[int, ...], lanes: int = 1, position: int = 0, rows: int = 1) -> None:
     """Runs one instruction on `lanes` threads; all of them must come through."""
-    outcomes, _, _ = run_lanes([instruction], (position, token, 0), lanes)
+    outcomes, _, _ = run_lanes([instruction], (position, rows, 0), lanes)
     assert outcomes == [staging.ARRIVED] * lanes
 
 

@@ -60,8 +60,8 @@ def test_death_in_prefill(checkpoint: Path) -> None:
         raise MemoryError("no room")
 
     with open_pair(checkpoint) as session:
-        swap_call(session._runner.programs[1], "layer1.mlp.d1.swiglu", die)
-        message = f"device {PAIR[1]} failed in layer 1, mlp, step swiglu: no room"
+        swap_call(session._runner.programs[1], "layer1.mlp.d1.down_proj", die)
+        message = f"device {PAIR[1]} failed in layer 1, mlp, step down_proj: no room"
         stopped_within(2, lambda: session.generate(PROMPT, 8, Sampler()), message)
 
 
