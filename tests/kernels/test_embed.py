@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tapes import assert_guarded, poisoned, run_one, seeded
+from tapes import LANES, assert_guarded, poisoned, run_one, seeded
 
 from tpplan.kernels import embed, linear, tape
 
 BEGIN, HELD = 10, 7
 DTYPES = [torch.float32, torch.bfloat16]
+TOKENS = [[12], [0], [16], [17], [2**40], [9, 10, 16, 17, 0, 10], [0, 1, 2]]
 
 
 def table(wide: int, dtype: torch.dtype) -> torch.Tensor:
@@ -22,22 +23,23 @@ def expected(tokens: list[int], rows: torch.Tensor) -> torch.Tensor:
     return torch.stack([rows[t - BEGIN].float() if t in held else torch.zeros(rows.shape[1]) for t in tokens])
 
 
+@pytest.mark.parametrize("lanes", LANES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wide", [1, 3, 17, 577])
-@pytest.mark.parametrize("token", [0, 9, 10, 13, 16, 17, 2**40])
-def test_tape_takes_the_row(token: int, wide: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_tape_takes_the_rows(tokens: list[int], wide: int, dtype: torch.dtype, lanes: int) -> None:
     """A held token gives its very row, any other one zeros, not what lies beside the table."""
-    rows, out = table(wide, dtype), poisoned(wide)
-    where = (rows.data_ptr(), out.data_ptr(), BEGIN, HELD, wide, linear.FORMATS[dtype])
-    run_one((tape.EMBED, *where), token=token)
-    assert torch.equal(out[None], expected([token], rows))
+    rows, out, ids = table(wide, dtype), poisoned(len(tokens), wide), torch.tensor(tokens)
+    sizes = (BEGIN, HELD, wide, linear.FORMATS[dtype])
+    run_one((tape.EMBED, rows.data_ptr(), out.data_ptr(), *sizes, ids.data_ptr()), lanes, rows=len(tokens))
+    assert torch.equal(out, expected(tokens, rows))
     assert_guarded(out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", [[12], [9, 10, 16, 17, 0, 10], [0, 1, 2]])
+@pytest.mark.parametrize("tokens", TOKENS)
 def test_reference(tokens: list[int], dtype: torch.dtype) -> None:
-    """The reference does the same for several tokens, held or not."""
+    """The reference does the same."""
     rows, out = table(17, dtype), poisoned(len(tokens), 17)
     embed.reference(torch.tensor(tokens), rows, BEGIN, out)
     assert torch.equal(out, expected(tokens, rows))

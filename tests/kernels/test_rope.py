@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from tapes import assert_as_close, assert_guarded, poisoned, run_one, seeded
+from tapes import LANES, assert_as_close, assert_guarded, poisoned, run_one, seeded
 
 from tpplan.kernels import rope, tape
 
 EPS = 1e-6
+SHAPES = [(1, 1, 2), (3, 1, 16), (1, 3, 64), (2, 4, 6)]  # KV heads, query heads each, head_dim
 
 
 @dataclass
@@ -69,24 +70,28 @@ class Case:
 
 
 @pytest.mark.parametrize("normed", [False, True])
-@pytest.mark.parametrize("position", [0, 1, 30])
-@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(1, 1, 2), (3, 1, 16), (1, 3, 64), (2, 4, 6)])
-def test_tape_equals_float64(kv_heads: int, group: int, head_dim: int, position: int, normed: bool) -> None:
-    """One token at any position, first and last of the cache too, with and without q/k norm."""
-    case = Case(1, kv_heads, group, head_dim, 31, position, normed)
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(("rows", "position"), [(1, 0), (1, 1), (1, 30), (5, 0), (17, 14)])
+@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), SHAPES)
+def test_tape_equals_float64(
+    kv_heads: int, group: int, head_dim: int, rows: int, position: int, lanes: int, normed: bool
+) -> None:
+    """Tokens at any position, first and last of the cache too, with and without q/k norm, each turned by its own."""
+    case = Case(rows, kv_heads, group, head_dim, 31, position, normed)
     qkv = case.qkv.clone()
     tensors = (qkv, case.cos, case.sin, case.keys, case.values)
     norms = [w.data_ptr() for w in case.norms] if case.norms else [0, 0]
     sizes = (case.heads, kv_heads, head_dim, case.capacity)
-    run_one((tape.ROPE, *(t.data_ptr() for t in tensors), *sizes, *norms, tape.bits(EPS)), position=position)
+    instruction = (tape.ROPE, *(t.data_ptr() for t in tensors), *sizes, *norms, tape.bits(EPS))
+    run_one(instruction, lanes, position, rows)
     case.assert_done(qkv)
 
 
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize(("rows", "position"), [(1, 0), (5, 0), (7, 13), (17, 14)])
-@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(3, 1, 16), (1, 3, 64), (2, 4, 6)])
+@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), SHAPES)
 def test_reference(kv_heads: int, group: int, head_dim: int, rows: int, position: int, normed: bool) -> None:
-    """Several rows at once, each turned by its own position."""
+    """The reference does the same."""
     case = Case(rows, kv_heads, group, head_dim, 31, position, normed)
     qkv = case.qkv.clone()
     rope.reference(qkv, case.cos, case.sin, case.norms, EPS, case.keys, case.values, position)

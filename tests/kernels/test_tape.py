@@ -56,43 +56,48 @@ def test_argmax_finds_nan(at: int) -> None:
     assert (best_id, math.isnan(best)) == (at, True)
 
 
-@pytest.mark.parametrize("width", [1, 3, 17, 577])
-def test_residual(width: int) -> None:
-    """The residual is added in place, rounded once."""
-    part, x = torch.randn(2, width, generator=seeded(width))
-    out = poisoned(width)
-    out.copy_(part)
-    run_one((tape.RESIDUAL, out.data_ptr(), x.data_ptr(), width))
-    assert torch.equal(out, part + x)
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize(("begin", "end"), [(0, 1), (0, 577), (560, 577), (100, 103)])
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_residual(rows: int, begin: int, end: int, lanes: int) -> None:
+    """The device's slice of each row of the hidden state is added in place, rounded once."""
+    part, x = torch.randn(2, rows, 577, generator=seeded(rows, begin))
+    out = poisoned(rows, end - begin)
+    out.copy_(part[:, begin:end])
+    run_one((tape.RESIDUAL, out.data_ptr(), x.data_ptr() + 4 * begin, end - begin, 577), lanes, rows=rows)
+    assert torch.equal(out, (part + x)[:, begin:end])
     assert_guarded(out)
 
 
 @pytest.mark.parametrize("how", [tape.SUM, tape.CONCAT])
 @pytest.mark.parametrize("producers", [1, 2, 3])
 @pytest.mark.parametrize("width", [1, 17, 577])
-def test_pull(width: int, producers: int, how: int) -> None:
-    """Parts that lie ready are summed in their order, or laid side by side, and the pull is then announced."""
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_pull(rows: int, width: int, producers: int, how: int) -> None:
+    """Parts that lie ready are summed in their order, or laid side by side in each row; the pull is then announced."""
     widths = [width + (p if how == tape.CONCAT else 0) for p in range(producers)]
-    parts = [torch.randn(w, generator=seeded(p, w)) for p, w in enumerate(widths)]
+    parts = [torch.randn(rows, w, generator=seeded(p, w)) for p, w in enumerate(widths)]
     words = torch.full((producers + 1, 8), 7)
     words[producers] = 0
     pushed = [0 if p == 1 else words[p].data_ptr() for p in range(producers)]  # the second part is the device's own
-    rows = np.array([(w, part.data_ptr(), len(part)) for w, part in zip(pushed, parts, strict=True)], dtype=np.int64)
-    out = poisoned(sum(widths) if how == tape.CONCAT else width)
-    pull = (tape.PULL, out.data_ptr(), 2, rows.ctypes.data, producers, how, words[producers].data_ptr())
-    outcomes, _, _ = run_lanes([pull], (0, 0, 5))
-    expected = torch.cat(parts) if how == tape.CONCAT else sum(parts[1:], parts[0])
+    table = np.array([(w, p.data_ptr(), p.shape[1]) for w, p in zip(pushed, parts, strict=True)], dtype=np.int64)
+    expected = torch.cat(parts, dim=1) if how == tape.CONCAT else sum(parts[1:], parts[0])
+    out = poisoned(*expected.shape)
+    where = (out.data_ptr(), 2, table.ctypes.data, producers, how, words[producers].data_ptr(), out.shape[1])
+    outcomes, _, _ = run_lanes([(tape.PULL, *where)], (0, rows, 5))
     assert outcomes == [staging.ARRIVED]
     assert torch.equal(out, expected)
     assert int(words[producers, 0]) == 7  # base 5, site 2
     assert_guarded(out)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("width", [1, 17, 577])
-def test_push(width: int) -> None:
+def test_push(width: int, rows: int) -> None:
     """A push copies its part into the slot and announces its site above the base."""
-    part, slot, word = torch.randn(width, generator=seeded(width)), poisoned(width), torch.zeros(1, dtype=torch.int64)
-    run_lanes([(tape.PUSH, part.data_ptr(), slot.data_ptr(), width, 3, word.data_ptr(), -1, 0, 0)], (0, 0, 40))
+    part, slot = torch.randn(rows, width, generator=seeded(rows, width)), poisoned(rows, width)
+    word = torch.zeros(1, dtype=torch.int64)
+    run_lanes([(tape.PUSH, part.data_ptr(), slot.data_ptr(), width, 3, word.data_ptr(), -1, 0, 0)], (0, rows, 40))
     assert torch.equal(slot, part)
     assert int(word) == 43
     assert_guarded(slot)
@@ -133,7 +138,7 @@ def chain(x: torch.Tensor, weights: list[torch.Tensor], buffers: list[torch.Tens
     for weight, buffer in zip(weights, buffers, strict=True):
         sizes = (len(weight), len(weight), linear.FORMATS[weight.dtype])
         instructions.append((tape.LINEAR, x.data_ptr(), weight.data_ptr(), 0, buffer.data_ptr(), *sizes))
-        instructions.append((tape.RESIDUAL, buffer.data_ptr(), x.data_ptr(), len(weight)))
+        instructions.append((tape.RESIDUAL, buffer.data_ptr(), x.data_ptr(), len(weight), len(weight)))
         x = buffer
     return instructions
 
@@ -144,8 +149,8 @@ def test_lanes_wait_for_each_other(lanes: int) -> None:
     x = torch.randn(48, generator=seeded(0))
     weights = [torch.randn(48, 48, generator=seeded(i)) / 14 for i in range(200)]
     buffers, alone = ([poisoned(48) for _ in weights] for _ in range(2))
-    outcomes, _, _ = run_lanes(chain(x, weights, buffers), (0, 0, 0), lanes)
-    run_lanes(chain(x, weights, alone), (0, 0, 0))
+    outcomes, _, _ = run_lanes(chain(x, weights, buffers), (0, 1, 0), lanes)
+    run_lanes(chain(x, weights, alone), (0, 1, 0))
     assert outcomes == [staging.ARRIVED] * lanes
     assert torch.equal(torch.stack(buffers), torch.stack(alone))
     assert torch.isfinite(buffers[-1]).all()
@@ -156,7 +161,7 @@ def test_ends_follow_the_clock(lanes: int) -> None:
     """Steps end one after the other, between the start and the end of the run on the monotonic clock."""
     x, weights = torch.randn(48), [torch.eye(48)] * 20
     started_ns = time.monotonic_ns()
-    _, ends_ns, _ = run_lanes(chain(x, weights, [poisoned(48) for _ in weights]), (0, 0, 0), lanes)
+    _, ends_ns, _ = run_lanes(chain(x, weights, [poisoned(48) for _ in weights]), (0, 1, 0), lanes)
     times_ns = [started_ns, *ends_ns.tolist(), time.monotonic_ns()]
     assert times_ns == sorted(times_ns)
 
@@ -164,8 +169,8 @@ def test_ends_follow_the_clock(lanes: int) -> None:
 def test_a_stretch_of_the_table() -> None:
     """Only the instructions from `begin` up to `end` run."""
     values, one = [poisoned(1).fill_(0) for _ in range(4)], torch.ones(1)
-    table = tape.table([(tape.RESIDUAL, v.data_ptr(), one.data_ptr(), 1) for v in values])
-    words, arrived = np.zeros(3, dtype=np.int64), np.zeros((1, 8), dtype=np.int64)
+    table = tape.table([(tape.RESIDUAL, v.data_ptr(), one.data_ptr(), 1, 1) for v in values])
+    words, arrived = np.array([0, 1, 0]), np.zeros((1, 8), dtype=np.int64)
     ends_ns, trouble = np.zeros(4, dtype=np.int64), np.zeros(3, dtype=np.int64)
     abort = torch.zeros(1, dtype=torch.int64)
     limit_ns = time.monotonic_ns() + 10**10
@@ -180,10 +185,10 @@ def test_trouble_names_the_step(lanes: int) -> None:
     x, out, never = torch.ones(4), poisoned(4), torch.zeros(1, dtype=torch.int64)
     parts = np.array([(0, x.data_ptr(), 4), (never.data_ptr(), x.data_ptr(), 4)], dtype=np.int64)
     mine = torch.zeros(1, dtype=torch.int64)
-    pull = (tape.PULL, out.data_ptr(), 0, parts.ctypes.data, 2, tape.SUM, mine.data_ptr())
-    steps = [(tape.RESIDUAL, out.data_ptr(), x.data_ptr(), 4), pull]
+    pull = (tape.PULL, out.data_ptr(), 0, parts.ctypes.data, 2, tape.SUM, mine.data_ptr(), 4)
+    steps = [(tape.RESIDUAL, out.data_ptr(), x.data_ptr(), 4, 4), pull]
     started = time.monotonic()
-    outcomes, _, trouble = run_lanes(steps, (0, 0, 1), lanes, limit_s=0.1)
+    outcomes, _, trouble = run_lanes(steps, (0, 1, 1), lanes, limit_s=0.1)
     assert 0.1 <= time.monotonic() - started < 5
     assert outcomes == [staging.TIMED_OUT] * lanes
     assert trouble[:, :2].tolist() == [[staging.TIMED_OUT, 1]] * lanes
