@@ -18,15 +18,23 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 
-def _cache_folder() -> Path:
-    """`~/.cache/tpplan/<hash of the kernels>`: numba itself only notices edits of the file that holds the caller."""
+def _cache_folder() -> Path | None:
+    """`~/.cache/tpplan/<hash of the kernels>`: numba itself only notices edits of the file that holds the caller.
+
+    None for a user without a place to write: every start compiles anew then.
+    """
     sources = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "tpplan" / hashlib.sha256(sources).hexdigest()[:12]
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "tpplan" / hashlib.sha256(sources).hexdigest()[:12]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
-if not numba.config.CACHE_DIR:
-    numba.config.CACHE_DIR = str(_cache_folder())
+numba.config.CACHE_DIR = numba.config.CACHE_DIR or str(_cache_folder() or "")
+CACHED = bool(numba.config.CACHE_DIR)
 
 # Reductions may be reordered (for vector units); NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -34,7 +42,7 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compiles `function` once, to run without Python's global lock."""
-    return numba.njit(nogil=True, fastmath=FAST, boundscheck=False, cache=True)(function)
+    return numba.njit(nogil=True, fastmath=FAST, boundscheck=False, cache=CACHED)(function)
 
 
 sched_yield = types.ExternalFunction("sched_yield", types.int32())

@@ -87,5 +87,14 @@ def test_edited_kernels_get_a_folder_of_their_own(monkeypatch: pytest.MonkeyPatc
         (tmp_path / name).write_text(text)
         folders += [jit._cache_folder(), jit._cache_folder()]
     assert folders[::2] == folders[1::2]
+    assert all(folder and folder.is_dir() for folder in folders)
     assert {folder.parent for folder in folders} == {tmp_path / "cache" / "tpplan"}
     assert len(set(folders)) == 2  # an empty file changes nothing
+
+
+@pytest.mark.parametrize("cache", ["file/below", "/proc/nowhere"])
+def test_no_place_to_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: str) -> None:
+    """A user who can write nowhere is served without a cache instead of being turned away."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+    assert jit._cache_folder() is None
