@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from small_probes import SIZES, shrink
 
 from tpplan.hwprofiles import measure as measuring
-from tpplan.hwprofiles import probes as probing
-from tpplan.hwprofiles import timing
 from tpplan.hwprofiles.device_names import available_cores
 from tpplan.hwprofiles.measure import measure
 from tpplan.hwprofiles.profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoint
@@ -20,23 +19,13 @@ from tpplan.hwprofiles.storage import check_profile
 
 CORES = available_cores()
 PAIR = [f"cpu:{CORES[0]}", f"cpu:{CORES[-1]}"] if len(CORES) > 1 else [f"cpu:{CORES[0]}", "cpu"]
-SIZES = [64, 577]
 ABSENT = CORES[-1] + 1
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One small shape of each step, short budgets, a pool of 8 MiB."""
-    monkeypatch.setattr(timing, "POOL_FLOATS", 2**21)
-    monkeypatch.setattr(measuring, "BUDGET_S", 0.002)
-    monkeypatch.setattr(measuring, "QUICK_BUDGET_S", 0.002)
-    monkeypatch.setattr(measuring, "SIZES", SIZES)
-    monkeypatch.setattr(measuring, "QUICK_SIZES", SIZES)
-    monkeypatch.setattr(probing, "CAPACITY", 512)
-    for name in ("SHAPES", "QUICK_SHAPES", "BATCH_SHAPES", "QUICK_BATCH_SHAPES"):
-        monkeypatch.setattr(probing, name, [(64, 32)])
-    monkeypatch.setattr(probing, "WIDTHS", {op: [320] for op in probing.WIDTHS})
-    monkeypatch.setattr(probing, "HEADS", [(1, 3)])
+    """Every measurement here is a small one."""
+    shrink(monkeypatch)
 
 
 def told(specs: list[str], quick: bool = True) -> tuple[HardwareProfile, list[tuple[str, float]]]:

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 import torch
+from small_probes import shrink
 
 from tpplan.hwprofiles import probes as probing
 from tpplan.hwprofiles import timing
@@ -25,13 +26,8 @@ QUICK = [True, False]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """A device of one core with a pool of 8 MiB, and a few small shapes to probe."""
-    monkeypatch.setattr(timing, "POOL_FLOATS", 2**21)
-    monkeypatch.setattr(probing, "CAPACITY", 512)
-    for name in ("SHAPES", "QUICK_SHAPES", "BATCH_SHAPES", "QUICK_BATCH_SHAPES"):
-        monkeypatch.setattr(probing, name, [(64, 32), (32, 192)])
-    monkeypatch.setattr(probing, "WIDTHS", {op: [320] for op in probing.WIDTHS})
-    monkeypatch.setattr(probing, "HEADS", [(1, 3), (2, 2)])
+    """A device of one core, and one small shape of each step to probe."""
+    shrink(monkeypatch)
     worker = Worker("device", CORES[:1])
     yield Bench(worker, probing.CAPACITY)
     worker.close()
