@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from .bounds import least_ticks
 from .curves import Costs, StageCosts
 from .memory import Sizes
 from .variables import BlockVariables, Expression, Share, Shares, Variant
@@ -58,26 +59,31 @@ class StageTimes:
         """Ticks of one block between two neighbours: one stage under row, two under column."""
         block, last = blocks[here], after[0] == "head"
         exchange = self._exchange(blocks[before], False)
-        total = 0
-        for phase in (0, 1):
-            push = LAST_PUSH if last and phase else PUSH + phase
-            first, second = self._duration(), self._duration()
-            for v in block.variants:
+        firsts, seconds = [self._duration(), self._duration()], [self._duration(), self._duration()]
+        pushes = PUSH, LAST_PUSH if last else PUSH + 1
+        for v in block.variants:
+            for phase, (first, second, push) in enumerate(zip(firsts, seconds, pushes)):
                 if v.outputs is None:
                     self._row_stage(first, v, here[0], exchange, blocks[after], phase, push)
                 else:
                     self._column_stages((first, second), v, here, exchange, blocks[after], phase, push)
-            total += self.weights[phase] * (first + second)
-        return total
+            followers = sum(blocks[after].sole(d) for d in range(len(v.inputs.by_device)))
+            if v.outputs is None:
+                self._bound(firsts, v.inputs, exchange, followers, pushes)
+            else:
+                gather = Exchange(self._gathered(v.inputs, self.costs.inputs[here[0]]), [])
+                self._bound(firsts, v.inputs, exchange, v.outputs.single, (PUSH, PUSH + 1))
+                self._bound(seconds, v.outputs, gather, followers, pushes)
+        return sum(w * (first + second) for w, first, second in zip(self.weights, firsts, seconds))
 
     def head(self, before: BlockVariables, head: BlockVariables) -> Expression:
-        exchange, total = self._exchange(before, True), 0
-        for phase in (0, 1):
-            time = self._duration()
-            for d, share in enumerate(head.variants[0].inputs.by_device):
+        exchange, times = self._exchange(before, True), [self._duration(), self._duration()]
+        shares = head.variants[0].inputs
+        for phase, time in enumerate(times):
+            for d, share in enumerate(shares.by_device):
                 self._at_least(time, [share.cost(phase)], self._pulls(exchange, d, phase, head.sole(d)), share.used)
-            total += self.weights[phase] * time
-        return total
+        self._bound(times, shares, exchange, 0, (PUSH, PUSH + 1))
+        return sum(w * time for w, time in zip(self.weights, times))
 
     def overhead(self, used: list[Expression]) -> Expression:
         """Ticks of the largest fixed cost of a pass among devices in use."""
@@ -115,6 +121,28 @@ class StageTimes:
             alone = self._ticks(self.costs.outputs(layer, name, d, self.costs.hidden.count, True))
             skip = self._both(share.whole, after.sole(d))
             self.cp.add(second >= (alone[phase] + alone[push]) * share.whole - alone[push] * skip)
+
+    def _bound(
+        self, times: list[Any], shares: Shares, exchange: Exchange, sole_consumer: Expression, pushes: tuple[int, int]
+    ) -> None:
+        """What each device set needs at least, in decode, in prefill, and in both as they are weighted.
+
+        Implied by the other constraints, but far from implied by their linear relaxation. A push may fall away where
+        one device consumes all, a pull where one device holds all.
+        """
+        devices = range(len(shares.by_device))
+        for decode, prefill in ((1, 0), (0, 1), self.weights) if shares.sets else ():
+            weights = ((COMPUTE, decode), (COMPUTE + 1, prefill), (pushes[0], decode), (pushes[1], prefill))
+            least = sum(least_ticks(shares.by_device, held, weights) * literal for held, literal in shares.sets)
+            push = max(sum(w * share.largest(c) for c, w in weights[2:]) for share in shares.by_device)
+            pulls = []
+            for literal, costs in exchange.pulls:
+                ticks = [self._ticks(costs[d]) for d in devices]
+                pulls.append((literal, min(decode * t[0] + prefill * t[1] for t in ticks)))
+            most = max(t for _, t in pulls)
+            pulled = sum(literal * t for literal, t in pulls) - most * (1 - shares.present + shares.single)
+            self.cp.add(decode * times[0] + prefill * times[1] >= least + pulled - push * sole_consumer)
+            self.cp.add(decode * times[0] + prefill * times[1] >= least - push * sole_consumer)
 
     def _pushed(self, share: Share, push: int, sole_consumer: Expression) -> Expression:
         """Push ticks of a share; nothing where its device is the only consumer."""
@@ -167,7 +195,7 @@ class StageTimes:
         return both
 
     def _duration(self) -> Any:
-        return self.cp.new_int_var(0, 10**13, "")
+        return self.cp.new_int_var(0, 10**11, "")
 
     def _ticks(self, costs: Costs) -> tuple[int, ...]:
         return tuple(ceil(c / self.tick_s) for c in costs)

@@ -16,7 +16,7 @@ from .steps import Block, Kind
 from .units import Units
 
 TOLERANCE = 1e-3
-MOST_PIECES = 8
+MOST_PIECES = 40  # of all devices together
 MOST_SAMPLES = 48
 
 # What a stage costs: compute in decode and prefill; pushes in decode, in all chunks of prefill, in its last chunk.
@@ -146,9 +146,9 @@ def floors(wholes: list[Costs]) -> tuple[float, float]:
 
 
 def fit(  # type: ignore[no-untyped-def]
-    costs, units: int, tick_s: float, floor: tuple[float, float]
+    costs, units: int, tick_s: float, floor: tuple[float, float], most: int
 ) -> tuple[Curve, float]:
-    """The curve of `costs(units, alone)` on 1..units, and how far it lies above them at worst.
+    """The curve of `costs(units, alone)` on 1..units in `most` pieces, and how far it lies above them at worst.
 
     Errors are relative to the cost, or to `floor` where that is larger: a stage lasts no less.
     """
@@ -158,7 +158,7 @@ def fit(  # type: ignore[no-untyped-def]
     at = sorted({max(1, round((units - 1) * i / MOST_SAMPLES)) for i in range(MOST_SAMPLES + 1)})
     points = [(u, costs(u, False)) for u in at]
     tolerance, cuts = TOLERANCE, _cuts(points, TOLERANCE, floor)
-    while len(cuts) > MOST_PIECES:
+    while len(cuts) > most:
         tolerance *= 2
         cuts = _cuts(points, tolerance, floor)
     pieces, error = [], 0.0
@@ -169,11 +169,13 @@ def fit(  # type: ignore[no-untyped-def]
         )
         pieces.append(piece)
         error = max(error, worst)
-    return Curve(tuple(pieces), whole, _least_steps([*points, (units, costs(units, False))], tick_s)), error
+    return Curve(tuple(pieces), whole, _least_steps(points, tick_s)), error
 
 
 def _least_steps(points: list[tuple[int, Costs]], tick_s: float) -> tuple[int, ...]:
-    """Ticks that every further unit adds at least, by component."""
+    """Ticks that every further unit adds at least, by component; 0 where one point says nothing."""
+    if len(points) == 1:
+        return (0,) * len(points[0][1])
     steps = (
         [(after - before) / (u1 - u0) for before, after in zip(first, last)]
         for (u0, first), (u1, last) in pairwise(points)

@@ -96,10 +96,10 @@ def _effort(model: SplitModel) -> Any:
 
 
 def _canonical(model: SplitModel) -> Any:
-    """Peak memory first, then units on early devices."""
-    peak = model.cp.new_int_var(0, 2**45, "peak")
+    """Peak memory in MiB first, then units on early devices."""
+    peak = model.cp.new_int_var(0, 2**25, "peak")
     for needed in model.bytes_used:
-        model.cp.add(peak >= needed)
+        model.cp.add(2**20 * peak >= needed)
     order = 0
     for weight, block in enumerate(model.blocks.values(), 1):
         for v in block.variants:

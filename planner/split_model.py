@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .constraints import StageTimes, add_memory
-from .curves import Curve, StageCosts, fit, floors, free_curve
+from .curves import MOST_PIECES, Curve, StageCosts, fit, floors, free_curve
 from .memory import Sizes, host_cap
 from .plan import BlockPlan, LayerPlan, Split, members, size
 from .price import Pricer
 from .request import Request
 from .variables import BlockVariables, Shares, Variant, hint_shares, make_shares
 
-OBJECTIVE_TICKS = 10**12
+OBJECTIVE_TICKS = 10**10  # 10**12 made OR-Tools 9.15 hang or abort now and then
 
 
 @dataclass
@@ -66,8 +66,9 @@ class SplitModel:
         if not self.timed:
             return [free_curve(units)] * len(self.caps)
         devices = range(len(self.caps))
+        most = MOST_PIECES // len(devices)
         floor = floors([costs(d, units, False) for d in devices])
-        fitted = [fit(lambda u, alone, d=d: costs(d, u, alone), units, self.tick_s, floor) for d in devices]
+        fitted = [fit(lambda u, alone, d=d: costs(d, u, alone), units, self.tick_s, floor, most) for d in devices]
         self.error = max(self.error, *(error for _, error in fitted))
         return [curve for curve, _ in fitted]
 

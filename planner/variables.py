@@ -6,12 +6,14 @@ Knows what may be chosen and how literals hang together. Knows neither exchanges
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from .curves import Curve, Piece
 from .plan import Strategy
 from .units import Units
 
+MOST_SET_DEVICES = 5
 Expression = Any  # CP-SAT linear expressions have no public common type
 
 
@@ -60,12 +62,14 @@ class Share:
 class Shares:
     """All devices' parts of one dimension, and how many devices hold some: `counts[k - 1]` for k devices that share it.
 
+    `sets`: a literal for each device set, where there are few devices.
     `present`: 1 where the dimension is cut this way at all. `single`: 1 where one device holds everything.
     """
 
     present: Expression
     by_device: list[Share]
     counts: list[Expression]
+    sets: list[tuple[tuple[int, ...], Expression]]
 
     @property
     def single(self) -> Expression:
@@ -117,7 +121,20 @@ def make_shares(model: Any, name: str, curves: list[Curve], present: Expression,
     counts = [model.new_bool_var(f"{name}.members{k + 1}") for k in range(len(shares))]
     model.add(sum(counts) == present)
     model.add(sum((k + 1) * count for k, count in enumerate(counts)) == sum(share.used for share in shares))
-    return Shares(present, shares, counts)
+    return Shares(present, shares, counts, _make_sets(model, shares, present))
+
+
+def _make_sets(model: Any, shares: list[Share], present: Expression) -> list[tuple[tuple[int, ...], Expression]]:
+    """One literal for each set of holders, which is what lower bounds of a stage's duration can be tied to."""
+    devices = range(len(shares))
+    if len(devices) > MOST_SET_DEVICES:
+        return []
+    sets = [held for k in devices for held in combinations(devices, k + 1)]
+    literals = [(held, model.new_bool_var("")) for held in sets]
+    model.add(sum(literal for _, literal in literals) == present)
+    for d in devices:
+        model.add(sum(literal for held, literal in literals if d in held) == shares[d].used)
+    return literals
 
 
 def _make_share(model: Any, name: str, curve: Curve, dimension: Units) -> Share:
@@ -140,6 +157,8 @@ def hint_shares(model: Any, shares: Shares, units: tuple[int, ...] | None) -> No
             inside = u < total and piece.lo <= u <= piece.hi
             model.add_hint(literal, inside)
             model.add_hint(amount, u if inside else 0)
-    members = sum(u > 0 for u in units or ())
+    holders = tuple(d for d, u in enumerate(units or ()) if u)
     for k, count in enumerate(shares.counts):
-        model.add_hint(count, k + 1 == members)
+        model.add_hint(count, k + 1 == len(holders))
+    for held, literal in shares.sets:
+        model.add_hint(literal, held == holders)
