@@ -52,7 +52,7 @@ class PassRunner:
             self._run_tape(program, 0, 0, lane=0)
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
-        """One pass over `tokens`, the first at `position`. DeviceFailed when any device fails; all have stopped then."""
+        """One pass over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
         for program in self.programs:
             state = program.state
             state.token_words[: len(tokens)] = tokens
@@ -70,7 +70,7 @@ class PassRunner:
             raise next((f for f in failures if not _was_stopped(f)), failures[0])
 
     def best_token(self) -> int:
-        """The likeliest token of the last pass, the lowest id on ties. ValueError where a device's best is not a number."""
+        """The likeliest token of the last pass, the lowest id on ties. ValueError where it is not a number."""
         heads = [p.state for p in self.programs if p.before_head < len(p.bound)]
         best = max(heads, key=lambda state: (float(state.best_logit), -int(state.best_id)))
         if not all(math.isfinite(state.best_logit) for state in heads):
@@ -123,8 +123,8 @@ class PassRunner:
             raise self._failed(program, program.bound[unfinished], error) from error
         if outcome != staging.ARRIVED:
             bound = program.bound[trouble[1]]
-            error = WaitFailed(outcome, bound.awaited[trouble[2]] if bound.awaited else state.device)
-            raise self._failed(program, bound, error) from error
+            cause = WaitFailed(outcome, bound.awaited[trouble[2]] if bound.awaited else state.device)
+            raise self._failed(program, bound, cause) from cause
 
     def _failed(self, program: DeviceProgram, bound: Bound, error: Exception) -> DeviceFailed:
         """Stops the other devices; what to say of this one."""

@@ -1,6 +1,6 @@
 """A plan opened on this machine: devices, shards and programs, ready to generate.
 
-Knows the order of loading and the loop of generation. Knows nothing of text (see `tokenizer`) or of how plans are found.
+Knows the order of loading and the loop of generation. Knows nothing of text (see `tokenizer`) or how plans are found.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Session:
         longest = len(prompt_ids) + max_new_tokens - 1  # the last new token is never fed back
         if longest > context:
             raise ValueError(
-                f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones do not fit the plan's context of {context}: "
+                f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones exceed the plan's context, {context}: "
                 f"ask for less, or run tpplan solve with --context {longest}"
             )
 
@@ -196,5 +196,3 @@ def _all_at_once(workers: dict[int, Worker], load: Callable[[int], DeviceProgram
 def _close(workers: Collection[Worker]) -> None:
     for worker in workers:
         worker.close()
-
-

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..kernels import staging, tape
+from ..kernels import staging
 from ..kernels.worker import Worker
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import PREFILL_CHUNK, size
@@ -31,7 +31,7 @@ class WaitFailed(RuntimeError):
 
 
 def buffer_widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:
-    """Widest use of each buffer, in float32 values a row. `hidden` and `part` change roles where nothing is exchanged."""
+    """Widest use of each buffer, in float32 values a row; `hidden` and `part` swap where nothing is exchanged."""
     widths = {"hidden": hidden, "part": hidden, "normed": hidden}
     names = {"qkv": "qkv", "gate_up": "gate_up", "attention": "mixed", "swiglu": "activated", "pull_inputs": "gathered"}
     for step in steps:
@@ -66,9 +66,7 @@ class DeviceState:
         rows = min(PREFILL_CHUNK, capacity)
         self.token_words = np.zeros(rows, dtype=np.int64)
         self.best_id, self.best_logit = torch.zeros(1, dtype=torch.int64), torch.zeros(1)
-        self.buffers = {
-            name: torch.zeros(rows * wide) for name, wide in buffer_widths(steps, model.hidden).items()
-        }
+        self.buffers = {name: torch.zeros(rows * wide) for name, wide in buffer_widths(steps, model.hidden).items()}
         for step in steps:
             if step.role == "lm_head":
                 self.buffers["logits"] = logits[slice(*step.span)]

@@ -18,7 +18,7 @@ import torch
 
 from .. import __version__
 from ..kernels.worker import Worker
-from .device_names import available_cores, cores_of
+from .device_names import cores_of
 from .exchange import QUICK_SIZES, SIZES, Exchange, rendezvous_s
 from .host_memory import available_bytes
 from .probes import CAPACITY, Probe, probes
@@ -31,11 +31,11 @@ VISITS = 2
 
 
 def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwareProfile:
-    """The profile of devices `specs` (one device a core when empty). ValueError for devices this machine does not have.
+    """The profile of devices `specs` (all cores as one device when empty). ValueError for devices this machine does not have.
 
     `progress(what, share)` is called along the way, `share` from 0 to 1.
     """
-    names = list(specs) or [f"cpu:{core}" for core in available_cores()]
+    names = list(specs) or ["cpu"]
     if len(set(names)) < len(names):
         raise ValueError("a device is named twice; name each once")
     workers = [Worker(name, cores_of(name)) for name in names]

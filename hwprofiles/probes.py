@@ -73,9 +73,7 @@ def _address(*tensors: torch.Tensor) -> tuple[int, ...]:
     return tuple(t.data_ptr() for t in tensors)
 
 
-def _tape(
-    bench: Bench, instructions: list[tuple[int, ...]], rows: int = 1, position: int = 0
-) -> Future[list[float]]:
+def _tape(bench: Bench, instructions: list[tuple[int, ...]], rows: int = 1, position: int = 0) -> Future[list[float]]:
     return start_tape(bench, instructions, _NO_ABORT.data_ptr(), rows, position)
 
 

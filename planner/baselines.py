@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .memory import device_bytes, fits
+from .memory import DeviceBytes, device_bytes, fits
 from .plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, Baseline, BlockPlan, LayerPlan, Range, Split, Strategy, size
 from .price import Pricer
 from .units import Units
@@ -40,11 +40,15 @@ def price_baselines(
         priced = [(pricer.predict(s), s) for s in fitting]
         found += [(pricer.objective_s(predicted), name, s) for predicted, s in priced]
         best = min((p for p, _ in priced), key=pricer.objective_s, default=None)
-        table[name] = Baseline(best is not None, best and pricer.objective_s(best), best and best.decode_tokens_per_s)
+        if best is None:
+            table[name] = Baseline(False, None, None)
+        else:
+            table[name] = Baseline(True, pricer.objective_s(best), best.decode_tokens_per_s)
     return table, found
 
 
-def split_bytes(pricer: Pricer, split: Split):  # type: ignore[no-untyped-def]
+def split_bytes(pricer: Pricer, split: Split) -> tuple[DeviceBytes, ...]:
+    """What each device of the split holds, at the pricer's workload."""
     return device_bytes(pricer.model, split, pricer.workload, pricer.dtype)
 
 

@@ -52,7 +52,7 @@ class StepBuilder:
         self.steps.append(step)
 
     def exchange(self, role: str, widths: dict[int, int], consumers: tuple[int, ...], combine: str) -> None:
-        """Pushes of the producers (`widths` by device) and pulls of the consumers; nothing when nobody consumes or one device is both."""
+        """Pushes of the producers (`widths` by device), pulls of the consumers; nothing where one device is both."""
         producers = tuple(sorted(widths))
         if not consumers or (producers == consumers and len(producers) == 1):
             return
@@ -133,7 +133,7 @@ def _head(b: StepBuilder, split: Split) -> None:
 def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: bool = True) -> list[Step]:
     """All steps of one pass over `rows` tokens, in an order that every device can follow.
 
-    `context`: cached positions that a row attends to, itself included. `logits`: whether the head runs, on the last row.
+    `context`: cached positions that a row attends to, itself included. `logits`: whether the head runs (last row).
     """
     b = StepBuilder(model, rows, context)
     blocks: list[tuple[int, Block, BlockPlan]] = []
@@ -141,8 +141,8 @@ def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: 
         blocks += [(i, "attention", layer.attention), (i, "mlp", layer.mlp)]
     takers = [members(plan.units) for _, _, plan in blocks] + [members(split.head) if logits else ()]
     _embedding(b, split, takers[0])
-    for (layer, block, plan), consumers in zip(blocks, takers[1:], strict=True):
-        _block(b, layer, block, plan, consumers)
+    for (index, block, plan), consumers in zip(blocks, takers[1:], strict=True):
+        _block(b, index, block, plan, consumers)
     if logits:
         _head(b, split)
     return b.steps

@@ -1,6 +1,6 @@
 """What a model is, as far as planning and running need to know: a frozen `ModelSpec`.
 
-Knows shapes and the few numbers that change the arithmetic. Knows nothing of files (see `model_files`), weights or devices.
+Knows shapes and the few numbers that change the arithmetic. Knows nothing of files (see `model_files`) or devices.
 """
 
 from __future__ import annotations
@@ -63,4 +63,6 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def weights(self) -> int:
         """Number of weights, tied embeddings counted once."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.mlp) + self.vocab * self.hidden * (2 - self.tied_embeddings)
+        return self.layers * (attention + 3 * self.hidden * self.mlp) + self.vocab * self.hidden * (
+            2 - self.tied_embeddings
+        )

@@ -34,8 +34,8 @@ def members(spans: tuple[Range, ...]) -> tuple[int, ...]:
 class BlockPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One attention or MLP block: a `[begin, end)` range per device, in plan order, covering the whole without overlap.
 
-    `units`: KV heads (attention) or MLP columns (MLP). `outputs`: hidden columns of the output projection under the column
-    strategy, () under row. Devices with outputs are among those with units.
+    `units`: KV heads (attention) or MLP columns (MLP). `outputs`: hidden columns of the output projection under the
+    column strategy, () under row. Devices with outputs are among those with units.
     """
 
     strategy: Strategy
@@ -49,7 +49,7 @@ class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who holds what: vocabulary rows of embedding and head, and every layer's blocks. Tied embeddings: both are equal."""
+    """Who holds what: vocabulary rows of embedding and head (equal when tied), and every layer's blocks."""
 
     embedding: tuple[Range, ...]
     layers: tuple[LayerPlan, ...]
@@ -87,7 +87,10 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeviceUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one device holds. Units: KV heads and MLP columns summed over layers, vocabulary rows. `bytes` is the sum of the parts."""
+    """What one device holds. Units: KV heads and MLP columns summed over layers, vocabulary rows.
+
+    `bytes` is the sum of its parts.
+    """
 
     name: str
     attention_units: int

@@ -15,7 +15,7 @@ from ..hwprofiles.profile import HardwareProfile
 from .cost import CostModel
 from .layer_graph import pass_steps
 from .model_spec import ModelSpec
-from .plan import PREFILL_CHUNK, Dtype, Predicted, Split, Workload, devices_used
+from .plan import PREFILL_CHUNK, Dtype, LayerPlan, Predicted, Split, Workload, devices_used
 from .steps import Kind, Step
 
 CHUNK_GROUPS = 8
@@ -118,7 +118,8 @@ def _shorten(model: ModelSpec, split: Split) -> tuple[ModelSpec, Split, dict[tup
 
     A run's first attention block follows, and its last MLP block precedes, something else; all others are alike.
     """
-    layers, windows = [], []
+    layers: list[LayerPlan] = []
+    windows: list[int] = []
     weights: dict[tuple[int, str], int] = {}
     for (window, layer), run in groupby(zip(model.windows, split.layers, strict=True)):
         length = sum(1 for _ in run)

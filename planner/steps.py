@@ -31,11 +31,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """`name` is unique in a graph. Widths count values: a step reads `[rows, in_features]`, writes `[rows, out_features]`.
+    """`name` is unique in a graph. A step reads `[rows, in_features]` and writes `[rows, out_features]` values.
 
     `span` is this device's range of the split dimension: KV heads (qkv, rope, attention, o_proj by row), MLP columns,
     hidden columns (output projections by column) or vocabulary rows.
-    `collective` numbers the push/pull sites of one pass, ascending in the order that every device meets them; -1 for compute.
+    `collective` numbers the push/pull sites of one pass, in the order that every device meets them; -1 for compute.
     `peers`: a push's consumers, a pull's producers, as device indices in order.
     `widths`: for a pull, the values a row that each producer pushes, in the order of `peers`.
     """

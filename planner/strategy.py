@@ -13,7 +13,7 @@ from .plan import Strategy
 
 @dataclass(frozen=True)
 class OutputProjection:
-    """`sliced`: the dimension of the `[out, in]` weight that devices share. `gathers_input`: the input is all-gathered first.
+    """`sliced`: the dimension of the `[out, in]` weight that devices share. `gathers_input`: it is all-gathered first.
 
     `combine`: how consumers join the pushed parts. Row: 1 collective a block (all-reduce); column: 2 (gather, gather).
     """

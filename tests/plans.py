@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from tpplan import __version__
 from tpplan.planner.memory import device_bytes
 from tpplan.planner.model_spec import ModelSpec
-from tpplan.planner.plan import SCHEMA_VERSION, BlockPlan, DeviceUse, LayerPlan, Plan, Predicted, Range, Split, Workload, size
+from tpplan.planner.plan import (
+    SCHEMA_VERSION,
+    BlockPlan,
+    DeviceUse,
+    LayerPlan,
+    Plan,
+    Predicted,
+    Range,
+    Split,
+    Workload,
+    size,
+)
 
 
 def ranges(sizes: Sequence[int]) -> tuple[Range, ...]:

@@ -72,7 +72,9 @@ def test_stall_in_decode(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> N
         program = session._runner.programs[1]
         at = next(i for i, b in enumerate(program.bound) if b.step.kind is Kind.PUSH and b.step.layer == 1)
         program.tape[at:] = program.tape[0]  # the embedding over and over
-        message = f"device {PAIR[0]} failed in layer 1, attention, step pull_hidden: waited too long for device {PAIR[1]}"
+        message = (
+            f"device {PAIR[0]} failed in layer 1, attention, step pull_hidden: waited too long for device {PAIR[1]}"
+        )
         stopped_within(4, lambda: session.generate(PROMPT, 8, Sampler()), message)
 
 
@@ -136,7 +138,7 @@ def test_other_machine(checkpoint: Path) -> None:
 def test_full_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without room for the plan refuses it, with both figures, before reading weights."""
     monkeypatch.setattr("tpplan.executor.session.available_bytes", lambda: 1024)
-    with pytest.raises(ValueError, match="needs .* MiB of host memory, 0 MiB are free"):
+    with pytest.raises(ValueError, match=r"needs .* MiB of host memory, 0 MiB are free"):
         open_pair(checkpoint)
 
 

@@ -153,7 +153,17 @@ def test_three_devices(
     """Three devices, one of them empty, or holding only some blocks, or with two cores of its own."""
     path = checkpoints["qwen3"]
     model = load_model(path)
-    plan = plan_by_hand(model, [*PAIR, ALL if ALL not in PAIR else "cpu:0-0"], kv_heads, mlp, vocab, attention, mlp_strategy, embedding=embedding)
+    devices = [*PAIR, ALL if ALL not in PAIR else "cpu:0-0"]
+    plan = plan_by_hand(
+        model,
+        devices,
+        kv_heads,
+        mlp,
+        vocab,
+        attention,
+        mlp_strategy,
+        embedding=embedding,
+    )
     assert_same_numbers(plan, path, "qwen3")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def prompts(demo_gguf: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def expected(demo_gguf: Path, prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+def expected(demo_gguf: Path, prompts: list[list[int]]) -> list[list[int]]:
     """What transformers continues each prompt with, unsplit; stop ids end a text but do not count."""
     from transformers import AutoModelForCausalLM
 
@@ -69,7 +68,7 @@ def expected(demo_gguf: Path, prompts: list[list[int]]) -> Iterator[list[list[in
             )
         new = out[0, len(ids) :].tolist()
         texts.append(new[:-1] if new[-1] in stop_ids else new)
-    yield texts
+    return texts
 
 
 @pytest.mark.parametrize(("devices", "kv_heads", "mlp", "vocab", "attention", "mlp_strategy"), SPLITS)
