@@ -9,10 +9,12 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
@@ -31,7 +33,7 @@ VISITS = 2
 
 
 def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwareProfile:
-    """The profile of devices `specs` (all cores as one device when empty). ValueError for devices this machine does not have.
+    """The profile of devices `specs`, all cores as one when empty. ValueError for devices this machine does not have.
 
     `progress(what, share)` is called along the way, `share` from 0 to 1.
     """
@@ -50,15 +52,14 @@ def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwarePr
 
 def _measure(benches: list[Bench], quick: bool, free_bytes: int, progress: Progress) -> HardwareProfile:
     progress("memory bandwidth and matrix rate", 0.0)
-    reads_alone = [_read_rate([bench])[0] for bench in benches]
-    reads = _read_rate(benches)
-    flops = [_matmul_rate(bench) for bench in benches]
+    rates = _rates(benches)
     overhead_s = _overhead_s(benches)
     ops = _compute_points(benches, quick, progress)
     progress("push, pull and rendezvous through host memory", 0.9)
     flag_s = rendezvous_s(benches)
-    for points, links in zip(ops, _exchange_points(benches, quick, flag_s), strict=True):
-        points += links
+    links = _exchange_points(benches, quick, flag_s)
+    progress("memory bandwidth and matrix rate again", 0.97)
+    rates = [Rates(*map(max, first, second)) for first, second in zip(rates, _rates(benches), strict=True)]
     devices = tuple(
         DeviceProfile(
             name=bench.worker.name,
@@ -66,11 +67,11 @@ def _measure(benches: list[Bench], quick: bool, free_bytes: int, progress: Progr
             description=f"{_cpu_model()}, {len(bench.worker.cores)} core(s)",
             cores=bench.worker.cores,
             free_bytes=free_bytes,
-            read_bytes_per_s_alone=reads_alone[d],
-            read_bytes_per_s=reads[d],
-            matmul_flops_per_s=flops[d],
+            read_bytes_per_s_alone=rates[d].read_alone,
+            read_bytes_per_s=rates[d].read,
+            matmul_flops_per_s=rates[d].matmul,
             step_overhead_s=overhead_s,
-            ops=tuple(ops[d]),
+            ops=tuple(ops[d] + links[d]),
         )
         for d, bench in enumerate(benches)
     )
@@ -135,22 +136,33 @@ def _exchange_points(benches: list[Bench], quick: bool, flag_s: float) -> list[l
     return points
 
 
-def _rate(benches: Iterable[Bench], call: Callable[[Bench], Callable[[], object]], amount: float) -> list[float]:
-    """`amount` a call over the median time of calls made on all `benches` at once."""
-    futures = [start_calls(bench, call(bench), 8) for bench in benches]
-    return [amount / typical_s(future.result()) for future in futures]
+class Rates(NamedTuple):
+    """Of one device: bytes/s read alone and with all active, operations/s of a large float32 product."""
+
+    read_alone: float
+    read: float
+    matmul: float
 
 
-def _read_rate(benches: list[Bench]) -> list[float]:
-    """Bytes/s of reading the whole pool."""
-    return _rate(benches, lambda bench: lambda: bench.pool.sum(), 4.0 * benches[0].pool.numel())
+def _rates(benches: list[Bench]) -> list[Rates]:
+    """Reading the whole pool; a product of 256 rows with a 1024 x 1024 matrix."""
+    x, weight = torch.ones(256, 1024), torch.ones(1024, 1024)
+    read_bytes, flops = 4.0 * benches[0].pool.numel(), 2.0 * 256 * 1024 * 1024
+    read_s = _times_s(benches, lambda bench: bench.pool.sum())
+    return [
+        Rates(
+            read_bytes / _times_s([bench], lambda bench: bench.pool.sum())[0],
+            read_bytes / read_s[d],
+            flops / _times_s([bench], lambda bench: x @ weight)[0],
+        )
+        for d, bench in enumerate(benches)
+    ]
 
 
-def _matmul_rate(bench: Bench) -> float:
-    """Operations/s of a float32 product of 256 rows with a 1024 x 1024 matrix."""
-    rows, wide = 256, 1024
-    x, weight = torch.ones(rows, wide), torch.ones(wide, wide)
-    return _rate([bench], lambda _: lambda: x @ weight, 2.0 * rows * wide * wide)[0]
+def _times_s(benches: list[Bench], call: Callable[[Bench], object]) -> list[float]:
+    """Median seconds of `call` made on all `benches` at once."""
+    futures = [start_calls(bench, partial(call, bench), 8) for bench in benches]
+    return [typical_s(future.result()) for future in futures]
 
 
 def _overhead_s(benches: list[Bench]) -> float:

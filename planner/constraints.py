@@ -125,24 +125,20 @@ class StageTimes:
     def _bound(
         self, times: list[Any], shares: Shares, exchange: Exchange, sole_consumer: Expression, pushes: tuple[int, int]
     ) -> None:
-        """What each device set needs at least, in decode, in prefill, and in both as they are weighted.
+        """What each device set needs at least, in decode and in prefill.
 
         Implied by the other constraints, but far from implied by their linear relaxation. A push may fall away where
         one device consumes all, a pull where one device holds all.
         """
-        devices = range(len(shares.by_device))
-        for decode, prefill in ((1, 0), (0, 1), self.weights) if shares.sets else ():
-            weights = ((COMPUTE, decode), (COMPUTE + 1, prefill), (pushes[0], decode), (pushes[1], prefill))
-            least = sum(least_ticks(shares.by_device, held, weights) * literal for held, literal in shares.sets)
-            push = max(sum(w * share.largest(c) for c, w in weights[2:]) for share in shares.by_device)
-            pulls = []
-            for literal, costs in exchange.pulls:
-                ticks = [self._ticks(costs[d]) for d in devices]
-                pulls.append((literal, min(decode * t[0] + prefill * t[1] for t in ticks)))
-            most = max(t for _, t in pulls)
-            pulled = sum(literal * t for literal, t in pulls) - most * (1 - shares.present + shares.single)
-            self.cp.add(decode * times[0] + prefill * times[1] >= least + pulled - push * sole_consumer)
-            self.cp.add(decode * times[0] + prefill * times[1] >= least - push * sole_consumer)
+        for phase, time in enumerate(times if shares.sets else ()):
+            components = COMPUTE + phase, pushes[phase]
+            least = sum(least_ticks(shares.by_device, held, components) * literal for held, literal in shares.sets)
+            push = max(share.largest(pushes[phase]) for share in shares.by_device)
+            pulls = [(literal, min(self._ticks(c)[phase] for c in costs)) for literal, costs in exchange.pulls]
+            most = max(ticks for _, ticks in pulls)
+            pulled = sum(literal * ticks for literal, ticks in pulls) - most * (1 - shares.present + shares.single)
+            self.cp.add(time >= least + pulled - push * sole_consumer)
+            self.cp.add(time >= least - push * sole_consumer)
 
     def _pushed(self, share: Share, push: int, sole_consumer: Expression) -> Expression:
         """Push ticks of a share; nothing where its device is the only consumer."""
