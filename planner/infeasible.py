@@ -12,11 +12,12 @@ import msgspec
 
 from .baselines import proportional_split, split_bytes
 from .errors import Infeasible
+from .guarded_solver import solve_model
 from .memory import fits
 from .plan import Split
 from .price import Pricer
 from .request import Request
-from .search import SOLVED, new_model, solve_model
+from .search import SOLVED, new_model
 
 SECONDS_PER_QUESTION = 5.0
 MIB = 2**20
@@ -25,10 +26,10 @@ MIB = 2**20
 def fitting_split(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> Split | None:
     """Any split within the limits, memory alone considered."""
     model = new_model(pricer, request, caps, 1.0, timed=False)
-    solver, status = solve_model(model.cp, time.perf_counter() + SECONDS_PER_QUESTION)
-    if status not in SOLVED:
+    answer = solve_model(model.cp, time.perf_counter() + SECONDS_PER_QUESTION)
+    if answer.status not in SOLVED:
         return None
-    split = model.split_of(solver.value)
+    split = model.split_of(answer.value)
     return split if fits(split_bytes(pricer, split), pricer.profile, caps) else None
 
 

@@ -1,6 +1,6 @@
 """Runs CP-SAT on the model of all splits: the fastest, then among equals the one with fewest devices and exchanges.
 
-Knows solver settings and statuses. Knows nothing of what the numbers mean.
+Knows the order of searches and their statuses. Knows nothing of what the numbers mean.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from .guarded_solver import Answer, solve_model
 from .plan import Split
 from .price import Pricer
 from .request import Request
@@ -18,7 +19,6 @@ SOLVED = ("OPTIMAL", "FEASIBLE")
 NEAR_ENOUGH = 0.005
 CLOSE_ENOUGH = 0.001  # the gap to settle for once an exact proof has taken EXACT_S
 EXACT_S, SECOND_S = 3.0, 2.0
-WORKERS, SEED = 4, 0
 
 
 @dataclass(frozen=True)
@@ -48,42 +48,42 @@ def fastest_split(
     model = new_model(pricer, request, caps, start_s / OBJECTIVE_TICKS)
     model.hint(start)
     model.cp.minimize(model.objective)
-    solver, status = solve_model(model.cp, min(deadline, time.perf_counter() + EXACT_S))
-    if status != "OPTIMAL" and time.perf_counter() < deadline:
-        if status == "FEASIBLE":
-            _hint_solution(model.cp, solver)
-        solver, status = solve_model(model.cp, deadline, CLOSE_ENOUGH)
-    if status not in SOLVED:
+    answer = solve_model(model.cp, min(deadline, time.perf_counter() + EXACT_S))
+    if answer.status != "OPTIMAL" and time.perf_counter() < deadline:
+        if answer.status == "FEASIBLE":
+            _hint_solution(model.cp, answer)
+        answer = solve_model(model.cp, deadline, CLOSE_ENOUGH)
+    if answer.status not in SOLVED:
         return None
-    best, bound = solver.objective_value, solver.best_objective_bound
+    best, bound = answer.objective_value, answer.best_objective_bound
     proven = best - bound <= CLOSE_ENOUGH * best
-    splits = [model.split_of(solver.value)]
+    splits = [model.split_of(answer.value)]
     if proven:
-        splits = _simpler(model, solver, round(best), deadline) + splits
+        splits = _simpler(model, answer, round(best), deadline) + splits
     return Found(splits, proven, max(bound, 0) * model.tick_s / (1 + model.error), model.error)
 
 
-def _simpler(model: SplitModel, solver: Any, best: int, deadline: float) -> list[Split]:
+def _simpler(model: SplitModel, answer: Answer, best: int, deadline: float) -> list[Split]:
     """Within 0.5 % of the best: fewer devices, then fewer exchanges; of equals the least memory, early devices."""
     effort = _effort(model)
-    now = solver.value(effort)
-    _hint_solution(model.cp, solver)
+    now = answer.value(effort)
+    _hint_solution(model.cp, answer)
     model.cp.add(model.objective <= best + int(best * NEAR_ENOUGH))
     model.cp.minimize(effort)
-    simpler, status = solve_model(model.cp, _second(deadline))
-    if status in SOLVED and simpler.value(effort) < now:
+    simpler = solve_model(model.cp, _second(deadline))
+    if simpler.status in SOLVED and simpler.value(effort) < now:
         model.cp.add(effort <= simpler.value(effort))
         _hint_solution(model.cp, simpler)
         model.cp.minimize(model.objective)
-        again, status = solve_model(model.cp, _second(deadline))
-        if status in SOLVED:
-            solver, best = again, round(again.objective_value)
-    model.cp.add(effort <= solver.value(effort))
+        again = solve_model(model.cp, _second(deadline))
+        if again.status in SOLVED:
+            answer, best = again, round(again.objective_value)
+    model.cp.add(effort <= answer.value(effort))
     model.cp.add(model.objective <= best)
-    _hint_solution(model.cp, solver)
+    _hint_solution(model.cp, answer)
     model.cp.minimize(_canonical(model))
-    last, status = solve_model(model.cp, _second(deadline))
-    return [model.split_of((last if status in SOLVED else solver).value)]
+    last = solve_model(model.cp, _second(deadline))
+    return [model.split_of((last if last.status in SOLVED else answer).value)]
 
 
 def _second(deadline: float) -> float:
@@ -108,23 +108,8 @@ def _canonical(model: SplitModel) -> Any:
     return peak * 2**12 + order
 
 
-def _hint_solution(cp: Any, solver: Any) -> None:
+def _hint_solution(cp: Any, answer: Answer) -> None:
     cp.clear_hints()
     for i in range(len(cp.proto.variables)):
         variable = cp.get_int_var_from_proto_index(i)
-        cp.add_hint(variable, solver.value(variable))
-
-
-def solve_model(cp: Any, deadline: float, gap: float = 0.0) -> tuple[Any, str]:
-    """Solver and status name; `gap`: relative distance to the bound that ends the search."""
-    from ortools.sat.python import cp_model
-
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = WORKERS
-    solver.parameters.random_seed = SEED
-    solver.parameters.linearization_level = 2
-    solver.parameters.relative_gap_limit = gap
-    solver.parameters.max_time_in_seconds = max(deadline - time.perf_counter(), 0.01)
-    status = solver.status_name(solver.solve(cp))
-    assert status != "MODEL_INVALID", cp.validate()
-    return solver, status
+        cp.add_hint(variable, answer.value(variable))

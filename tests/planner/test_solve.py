@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -229,3 +230,13 @@ def test_the_planner_never_loads_torch() -> None:
     """Solving imports OR-Tools, not torch."""
     code = "import sys, tpplan.planner.solve, ortools.sat.python.cp_model; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_crashed_solver_leaves_the_best_known_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where CP-SAT dies, the plan is the best split that needs no solver, and says that it is not proven."""
+    monkeypatch.setattr("tpplan.planner.guarded_solver._search", lambda *arguments: os.abort())
+    plan = solve(tiny(), "model", make_profile([1.0, 0.5]), Request(workload=SHORT))
+    best = min(b.objective_s for b in plan.baselines.values() if b.objective_s is not None)
+    assert plan.status == "feasible"
+    assert plan.objective_s <= best
+    assert "no proof" in plan.space
