@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_infeasible_is_an_answer() -> None:
 
 def test_a_native_abort_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search that aborts the process comes back as CRASHED."""
-    monkeypatch.setattr(guarded_solver, "_search", lambda *arguments: os.abort())
+    monkeypatch.setattr(guarded_solver, "_search", lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
     assert solve_model(knapsack()[0], time.perf_counter() + 10) == Answer("CRASHED")
 
 
