@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from itertools import combinations
 
 _CPU = re.compile(r"cpu(?::(\d{1,5})(?:-(\d{1,5}))?)?")
 
@@ -28,6 +30,15 @@ def cores_of(name: str) -> tuple[int, ...]:
     if missing:
         raise ValueError(f"device {name!r} is not on this machine: it offers cores {_spans(here)}")
     return tuple(range(first, last + 1))
+
+
+def shared_cores(names: Sequence[str]) -> list[str]:
+    """A line for every two devices that have cores in common."""
+    return [
+        f"devices {a} and {b} share core(s) {_spans(common)}: used together they slow each other down"
+        for a, b in combinations(names, 2)
+        if (common := tuple(sorted(set(cores_of(a)) & set(cores_of(b)))))
+    ]
 
 
 def _spans(cores: tuple[int, ...]) -> str:

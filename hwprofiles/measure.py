@@ -5,7 +5,6 @@ Knows the order of measuring. What is timed stands in `probes` and `exchange`, h
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -23,13 +22,14 @@ from ..kernels.worker import Worker
 from .device_names import cores_of
 from .exchange import QUICK_SIZES, SIZES, Exchange, rendezvous_s
 from .host_memory import available_bytes
-from .probes import CAPACITY, Probe, probes
+from .probes import Probe, probes
 from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoint
-from .timing import Bench, start_calls, typical_s
+from .timing import Bench, open_gate, start_calls, together, typical_s
 
 Progress = Callable[[str, float], None]
-BUDGET_S, QUICK_BUDGET_S = 0.1, 0.04  # of one probe, alone and again together
-VISITS = 2
+BUDGET_S, QUICK_BUDGET_S = 0.1, 0.03  # of one probe, alone and again together
+VISITS = 3
+MOST_CALLS = 4000
 
 
 def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwareProfile:
@@ -38,12 +38,14 @@ def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwarePr
     `progress(what, share)` is called along the way, `share` from 0 to 1.
     """
     names = list(specs) or ["cpu"]
-    if len(set(names)) < len(names):
+    cores = [cores_of(name) for name in names]
+    if len(set(cores)) < len(cores):
         raise ValueError("a device is named twice; name each once")
-    workers = [Worker(name, cores_of(name)) for name in names]
+    workers = [Worker(name, mine) for name, mine in zip(names, cores, strict=True)]
     try:
         free_bytes = available_bytes()
-        benches = [Bench(worker, CAPACITY) for worker in workers]
+        gate = open_gate()
+        benches = [Bench(worker, gate) for worker in workers]
         return _measure(benches, quick, free_bytes, progress)
     finally:
         for worker in workers:
@@ -82,23 +84,30 @@ def _measure(benches: list[Bench], quick: bool, free_bytes: int, progress: Progr
 
 
 def _compute_points(benches: list[Bench], quick: bool, progress: Progress) -> list[list[OpPoint]]:
-    """Each probe on each device alone, then on all at once; in two visits far apart, since other programs come and go.
+    """Each probe on each device alone, then on all at once, in several visits far apart: the median of the visits.
 
-    Of the two medians the smaller counts: what disturbs a measurement only ever makes it longer.
+    Memory bandwidth changes over seconds where machines are shared; one visit would tell of one moment.
     """
     todo = list(probes(quick))
     budget_s = (QUICK_BUDGET_S if quick else BUDGET_S) / VISITS
-    calls = [[0] * len(benches) for _ in todo]
-    alone, together = ([[math.inf] * len(benches) for _ in todo] for _ in range(2))
+    calls: list[list[int]] = []
+    alone: list[list[list[float]]] = [[[] for _ in benches] for _ in todo]
+    contended: list[list[list[float]]] = [[[] for _ in benches] for _ in todo]
     for visit in range(VISITS):
         for i, probe in enumerate(todo):
             progress(f"{probe.op} {probe.format}, {probe.rows} row(s)", 0.05 + 0.85 * (visit + i / len(todo)) / VISITS)
-            calls[i] = calls[i] if visit else [_calls(probe, bench, budget_s) for bench in benches]
-            started = [probe.start(bench, n).result() for bench, n in zip(benches, calls[i], strict=True)]
-            alone[i] = [min(best, typical_s(s)) for best, s in zip(alone[i], started, strict=True)]
-            futures = [probe.start(bench, n) for bench, n in zip(benches, calls[i], strict=True)]
-            together[i] = [min(best, typical_s(f.result())) for best, f in zip(together[i], futures, strict=True)]
-    return [[_point(p, alone[i][d], together[i][d]) for i, p in enumerate(todo)] for d in range(len(benches))]
+            if not visit:
+                calls.append([_calls(probe, bench, budget_s) for bench in benches])
+            for d, bench in enumerate(benches):
+                alone[i][d].append(typical_s(probe.start(bench, calls[i][d]).result()))
+            with together(benches):
+                futures = [probe.start(bench, n) for bench, n in zip(benches, calls[i], strict=True)]
+            for d, future in enumerate(futures):
+                contended[i][d].append(typical_s(future.result()))
+    return [
+        [_point(probe, median(alone[i][d]), median(contended[i][d])) for i, probe in enumerate(todo)]
+        for d in range(len(benches))
+    ]
 
 
 def _point(probe: Probe, alone_s: float, together_s: float) -> OpPoint:
@@ -115,9 +124,9 @@ def _point(probe: Probe, alone_s: float, together_s: float) -> OpPoint:
 
 
 def _calls(probe: Probe, bench: Bench, budget_s: float) -> int:
-    """How many calls fill the budget, by two trial calls; 3 at least, 400 at most."""
+    """How many calls fill the budget, by two trial calls; 3 at least."""
     trial_s = probe.start(bench, 2).result()[-1]
-    return int(min(400, max(3, budget_s / max(trial_s, 1e-9))))
+    return int(min(MOST_CALLS, max(3, budget_s / max(trial_s, 1e-9))))
 
 
 def _exchange_points(benches: list[Bench], quick: bool, flag_s: float) -> list[list[OpPoint]]:
@@ -160,9 +169,10 @@ def _rates(benches: list[Bench]) -> list[Rates]:
 
 
 def _times_s(benches: list[Bench], call: Callable[[Bench], object]) -> list[float]:
-    """Median seconds of `call` made on all `benches` at once."""
-    futures = [start_calls(bench, partial(call, bench), 8) for bench in benches]
-    return [typical_s(future.result()) for future in futures]
+    """Least seconds of `call` made on all `benches` at once: these rates are what others are measured against."""
+    with together(benches):
+        futures = [start_calls(bench, partial(call, bench), 8) for bench in benches]
+    return [min(future.result()) for future in futures]
 
 
 def _overhead_s(benches: list[Bench]) -> float:

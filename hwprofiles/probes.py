@@ -14,7 +14,7 @@ import torch
 
 from ..kernels import attention, linear, linear_int4, tape
 from .profile import Format, Op
-from .timing import Bench, start_calls, start_tape
+from .timing import POOL_FLOATS, Bench, start_calls, start_tape
 
 HEAD_DIM = 64
 CAPACITY = 2048
@@ -85,8 +85,10 @@ def _one_row_linear(wide_in: int, wide_out: int, form: Format, dtype: torch.dtyp
     def start(bench: Bench, calls: int) -> Future[list[float]]:
         x, out = bench.cold(wide_in), bench.cold(wide_out)
         sizes = (wide_in, wide_out, linear.FORMATS[dtype])
-        weights = [_weight(bench, wide_in, wide_out, dtype) for _ in range(calls)]
-        return _tape(bench, [(tape.LINEAR, *_address(x, w), 0, *_address(out), *sizes) for w in weights])
+        distinct = min(calls, POOL_FLOATS * 4 // (wide_in * wide_out * dtype.itemsize) + 1)
+        weights = [_weight(bench, wide_in, wide_out, dtype) for _ in range(distinct)]
+        instructions = [(tape.LINEAR, *_address(x, w), 0, *_address(out), *sizes) for w in weights]
+        return _tape(bench, (instructions * (calls // distinct + 1))[:calls])
 
     return Probe("linear", 1, wide_in, wide_out, start, form)
 

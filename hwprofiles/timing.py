@@ -5,9 +5,11 @@ What `run` executes as instructions of a tape is timed as such; products and att
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from statistics import median
 
 import numpy as np
@@ -20,14 +22,23 @@ LIMIT_S = 20.0
 POOL_FLOATS = 24 * 2**20  # 96 MiB: three times a large last-level cache, so that weights are cold
 
 
-class Bench:
-    """One device under test: its threads, a pool of memory to take cold operands from, its tape state."""
+def open_gate() -> threading.Event:
+    """A gate for the jobs of several devices; `together` closes it while they are being started."""
+    gate = threading.Event()
+    gate.set()
+    return gate
 
-    def __init__(self, worker: Worker, position_limit: int) -> None:
-        self.worker = worker
+
+class Bench:
+    """One device under test: its threads, a pool of memory to take cold operands from, its tape state.
+
+    Jobs wait for `gate` before they begin, so that those of several devices begin together.
+    """
+
+    def __init__(self, worker: Worker, gate: threading.Event | None = None) -> None:
+        self.worker, self.gate = worker, gate or open_gate()
         self.pool = worker.submit(lambda: torch.full((POOL_FLOATS,), 0.01)).result()
         self.words = np.zeros(3, dtype=np.int64)
-        self.position_limit = position_limit
         self._at = 0
 
     def cold(self, *shape: int) -> torch.Tensor:
@@ -52,6 +63,7 @@ def start_tape(
     ends_ns, trouble = np.zeros(len(program), dtype=np.int64), np.zeros((lanes, 3), dtype=np.int64)
 
     def run(lane: int) -> list[float]:
+        bench.gate.wait(LIMIT_S)
         started_ns = time.monotonic_ns()
         deadline_ns = started_ns + int(LIMIT_S * 1e9)
         outcome = tape.run(
@@ -70,6 +82,7 @@ def start_calls(bench: Bench, call: Callable[[], object], count: int) -> Future[
 
     def run() -> list[float]:
         seconds = []
+        bench.gate.wait(LIMIT_S)
         for _ in range(count):
             started = time.perf_counter()
             call()
@@ -77,6 +90,17 @@ def start_calls(bench: Bench, call: Callable[[], object], count: int) -> Future[
         return seconds
 
     return bench.worker.submit(run)
+
+
+@contextmanager
+def together(benches: Sequence[Bench]) -> Iterator[None]:
+    """Jobs started inside begin when it ends."""
+    gate = benches[0].gate
+    gate.clear()
+    try:
+        yield
+    finally:
+        gate.set()
 
 
 def typical_s(samples: list[float]) -> float:

@@ -21,7 +21,7 @@ def benches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """As many devices as asked for (2 by default), one core each, with small pools."""
     monkeypatch.setattr(timing, "POOL_FLOATS", 2**12)
     workers = [Worker(f"device {d}", (CORES[d % len(CORES)],)) for d in range(getattr(request, "param", 2))]
-    yield [Bench(worker, 64) for worker in workers]
+    yield [Bench(worker) for worker in workers]
     for worker in workers:
         worker.close()
 

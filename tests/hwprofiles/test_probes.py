@@ -10,7 +10,6 @@ import pytest
 import torch
 from small_probes import shrink
 
-from tpplan.hwprofiles import probes as probing
 from tpplan.hwprofiles import timing
 from tpplan.hwprofiles.device_names import available_cores
 from tpplan.hwprofiles.probes import Probe, probes
@@ -29,7 +28,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """A device of one core, and one small shape of each step to probe."""
     shrink(monkeypatch)
     worker = Worker("device", CORES[:1])
-    yield Bench(worker, probing.CAPACITY)
+    yield Bench(worker)
     worker.close()
 
 
@@ -46,7 +45,7 @@ def test_every_probe_runs(bench: Bench, quick: bool) -> None:
 def test_several_cores(bench: Bench) -> None:
     """Probes run on a device of several cores, too."""
     worker = Worker("device", CORES)
-    wide = Bench(worker, probing.CAPACITY)
+    wide = Bench(worker)
     try:
         for probe in probes(quick=True):
             assert all(seconds > 0 for seconds in probe.start(wide, 2).result()), probe
