@@ -97,6 +97,8 @@ class PassRunner:
             bound = program.bound[called]
             assert bound.call is not None
             try:
+                if self.staging.aborted:
+                    raise WaitFailed(staging.ABORTED, program.state.device)
                 bound.call(rows, position)
             except Exception as error:
                 raise self._failed(program, bound, error) from error

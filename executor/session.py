@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 import torch
 
 from ..hwprofiles.device_names import cores_of
@@ -18,6 +19,7 @@ from ..hwprofiles.host_memory import available_bytes
 from ..kernels.staging import Staging
 from ..kernels.worker import Worker
 from ..planner.layer_graph import device_steps, pass_steps
+from ..planner.memory import device_bytes
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Plan
 from ..planner.steps import Kind, Step
@@ -27,7 +29,7 @@ from .rope_tables import rope_tables
 from .sampling import Sampler
 from .state import DeviceState
 from .trace import Trace
-from .weight_files import open_weights
+from .weight_files import WeightFiles, check_weights, open_weights
 from .weights import ShardReader
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -70,27 +72,33 @@ class Session:
         if model.fingerprint != plan.model_fingerprint:
             raise ValueError(f"the plan was made for another model than {path}; run tpplan solve {path} again")
         cores = {name: cores_of(name) for name in plan.devices}
-        _refuse_full_memory(plan)
+        _refuse_full_memory(plan, model)
         steps = pass_steps(model, plan.split, rows=1, context=1)
-        used = sorted({step.device for step in steps})
-        widest = max((step.out_features for step in steps if step.kind is Kind.PUSH), default=0)
-        rows = min(PREFILL_CHUNK, plan.workload.context)
-        shared, logits = Staging(len(plan.devices), rows * widest), torch.zeros(model.vocab)
-        ropes = rope_tables(model.rope, model.head_dim, plan.workload.context)
-        workers = {d: Worker(plan.devices[d], cores[plan.devices[d]]) for d in used}
+        workers = {d: Worker(name, cores[name]) for d, name in enumerate(plan.devices) if any(device_steps(steps, d))}
         try:
             with open_weights(path, model) as files:
-
-                def load(device: int) -> DeviceProgram:
-                    mine = list(device_steps(steps, device))
-                    shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device).read_all(mine)
-                    state = DeviceState(workers[device], device, model, mine, shards, shared, ropes, logits)
-                    return DeviceProgram(plan.devices[device], state, Binder(model, state).bind(mine))
-
-                programs = _all_at_once(workers, load)
+                check_weights(files, model)
+                return cls._loaded(plan, model, files, workers, steps)
         except BaseException:
             _close(workers.values())
             raise
+
+    @classmethod
+    def _loaded(
+        cls, plan: Plan, model: ModelSpec, files: WeightFiles, workers: dict[int, Worker], steps: list[Step]
+    ) -> Session:
+        rows, context = min(PREFILL_CHUNK, plan.workload.context), plan.workload.context
+        widest = max((step.out_features for step in steps if step.kind is Kind.PUSH), default=0)
+        shared, logits = Staging(len(plan.devices), rows * widest), torch.zeros(model.vocab)
+        ropes = rope_tables(model.rope, model.head_dim, context)
+
+        def load(device: int) -> DeviceProgram:
+            mine = list(device_steps(steps, device))
+            shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device).read_all(mine)
+            state = DeviceState(workers[device], device, model, mine, shards, shared, ropes, logits)
+            return DeviceProgram(plan.devices[device], state, Binder(model, state).bind(mine))
+
+        programs = _all_at_once(workers, load)
         collectives = 1 + max((step.collective for step in steps), default=-1)
         return cls(plan, model, list(workers.values()), PassRunner(programs, shared, collectives), steps, logits)
 
@@ -162,6 +170,11 @@ class Session:
         if max(prompt_ids) >= self.model.vocab or min(prompt_ids) < 0:
             raise ValueError(f"the tokenizer gave id {max(prompt_ids)}, but the model has {self.model.vocab} tokens")
         longest = len(prompt_ids) + max_new_tokens - 1  # the last new token is never fed back
+        if longest > self.model.context:
+            raise ValueError(
+                f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones exceed the model's "
+                f"{self.model.context} positions: ask for less"
+            )
         if longest > context:
             raise ValueError(
                 f"{len(prompt_ids)} prompt tokens and {max_new_tokens} new ones exceed the plan's context, {context}: "
@@ -175,9 +188,10 @@ class Session:
         return weights * DTYPE_BYTES[self.plan.dtype] + cached * 4 * context
 
 
-def _refuse_full_memory(plan: Plan) -> None:
-    needed, free = sum(use.bytes for use in plan.device_use), available_bytes()
-    if needed > free:
+def _refuse_full_memory(plan: Plan, model: ModelSpec) -> None:
+    one_sequence = msgspec.structs.replace(plan.workload, batch=1)
+    needed = sum(held.total for held in device_bytes(model, plan.split, one_sequence, plan.dtype))
+    if needed > (free := available_bytes()):
         raise ValueError(
             f"the plan needs {needed / 2**20:.0f} MiB of host memory, {free / 2**20:.0f} MiB are free: "
             "close other programs, or run tpplan profile and solve again"

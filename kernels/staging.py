@@ -45,6 +45,10 @@ class Staging:
         """Ends every wait, now and later, until `reset`."""
         self.words[2 * self.devices, 0] = 1
 
+    @property
+    def aborted(self) -> bool:
+        return bool(self.words[2 * self.devices, 0])
+
     def reset(self) -> None:
         """Forgets all progress; only while no device is at work."""
         self.words.zero_()
