@@ -48,7 +48,8 @@ class StageCosts:
     def __init__(self, pricer: Pricer) -> None:
         m = pricer.model
         self.pricer, self.model = pricer, m
-        self.phases = ([Chunk(pricer.workload.batch, pricer.decode_context, 1, True)], pricer.chunks)
+        batch = pricer.workload.batch
+        self.phases = ([Chunk(batch, pricer.decode_context, 1, batch)], pricer.chunks)
         self.heads, self.columns = Units(m.kv_heads, 1), Units(m.mlp, MLP_UNIT)
         self.hidden, self.vocabulary = Units(m.hidden, HIDDEN_UNIT), Units(m.vocab, VOCAB_UNIT)
         self.inputs = {"attention": m.heads * m.head_dim, "mlp": m.mlp}
@@ -103,7 +104,7 @@ class StageCosts:
         hidden, tokens = self.model.hidden, self.vocabulary.of(units)
 
         def steps(b: StepBuilder) -> int:
-            b.rows = 1
+            b.rows = b.logits
             b.add(d, Kind.NORM, "norm", hidden, hidden)
             b.add(d, Kind.LINEAR, "lm_head", hidden, tokens)
             b.add(d, Kind.ARGMAX, "argmax", tokens, 1)
@@ -128,7 +129,7 @@ class StageCosts:
         compute, push, last = [0.0, 0.0], [0.0, 0.0], 0.0
         for phase, chunks in enumerate(self.phases):
             for chunk in chunks[-1:] if last_only else chunks:
-                b = StepBuilder(self.model, chunk.rows, chunk.context)
+                b = StepBuilder(self.model, chunk.rows, chunk.context, chunk.logits)
                 b.enter(layer, block, (d,) if alone else (d, d))
                 width = steps(b)
                 compute[phase] += chunk.count * sum(map(self.pricer.cost.step_s, b.steps))

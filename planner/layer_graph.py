@@ -25,6 +25,7 @@ class StepBuilder:
     model: ModelSpec
     rows: int
     context: int
+    logits: int = 1
     collectives: int = 0
     layer: int = -1
     block: Block = "embed"
@@ -122,7 +123,7 @@ def _block(b: StepBuilder, layer: int, block: Block, plan: BlockPlan, consumers:
 def _head(b: StepBuilder, split: Split) -> None:
     holders, hidden = members(split.head), b.model.hidden
     b.enter(-1, "head", holders)
-    b.rows = 1
+    b.rows = b.logits
     for d in holders:
         span = split.head[d]
         b.add(d, Kind.NORM, "norm", hidden, hidden)
@@ -130,12 +131,12 @@ def _head(b: StepBuilder, split: Split) -> None:
         b.add(d, Kind.ARGMAX, "argmax", size(span), 1, span=span)
 
 
-def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: bool = True) -> list[Step]:
+def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: int = 1) -> list[Step]:
     """All steps of one pass over `rows` tokens, in an order that every device can follow.
 
-    `context`: cached positions that a row attends to, itself included. `logits`: whether the head runs (last row).
+    `context`: cached positions that a row attends to, itself included. `logits`: last rows that the head takes, 0: none.
     """
-    b = StepBuilder(model, rows, context)
+    b = StepBuilder(model, rows, context, logits)
     blocks: list[tuple[int, Block, BlockPlan]] = []
     for i, layer in enumerate(split.layers):
         blocks += [(i, "attention", layer.attention), (i, "mlp", layer.mlp)]

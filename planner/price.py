@@ -23,12 +23,12 @@ CHUNK_GROUPS = 8
 
 @dataclass(frozen=True)
 class Chunk:
-    """`count` equal passes over `rows` tokens that see `context` positions on average; the last one makes logits."""
+    """`count` equal passes over `rows` tokens that see `context` positions on average; `logits` rows get logits."""
 
     rows: int
     context: int
     count: int
-    logits: bool
+    logits: int
 
 
 def prefill_chunks(prompt_tokens: int) -> list[Chunk]:
@@ -38,10 +38,10 @@ def prefill_chunks(prompt_tokens: int) -> list[Chunk]:
     inner = full if rest else full - 1
     cuts = sorted({inner * i // CHUNK_GROUPS for i in range(CHUNK_GROUPS + 1)})
     chunks = [
-        Chunk(PREFILL_CHUNK, (begin * PREFILL_CHUNK + end * PREFILL_CHUNK + 1) // 2, end - begin, False)
+        Chunk(PREFILL_CHUNK, (begin * PREFILL_CHUNK + end * PREFILL_CHUNK + 1) // 2, end - begin, 0)
         for begin, end in pairwise(cuts)
     ]
-    return [*chunks, Chunk(last, (2 * prompt_tokens - last + 1) // 2, 1, True)]
+    return [*chunks, Chunk(last, (2 * prompt_tokens - last + 1) // 2, 1, 1)]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Pricer:
     def chunks(self) -> list[Chunk]:
         return prefill_chunks(self.workload.prompt_tokens)
 
-    def pass_s(self, split: Split, rows: int, context: int, logits: bool = True) -> float:
+    def pass_s(self, split: Split, rows: int, context: int, logits: int = 1) -> float:
         """One pass: the longest path through its graph, plus the largest fixed cost of a device in use."""
         model, short, weights = _shorten(self.model, split)
         steps = pass_steps(model, short, rows, context, logits)
@@ -80,7 +80,7 @@ class Pricer:
     def predict(self, split: Split) -> Predicted:
         """Prefill and decode at the mean context of the workload; tokens/s count the whole batch."""
         batch = self.workload.batch
-        decode_s = self.pass_s(split, batch, self.decode_context)
+        decode_s = self.pass_s(split, batch, self.decode_context, batch)
         return Predicted(self.prefill_s(split), decode_s, batch / decode_s)
 
     def objective_s(self, predicted: Predicted) -> float:
