@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Makes drawn text repeatable.  [default: random]")
 @click.option("--trace", metavar="FILE", help="Write every step's times as Chrome trace JSON (opens in Perfetto).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end instead of streaming text.")
-def command(plan_path: str, model_path: str | None, hardware: str | None, trace: str | None, **options: Any) -> None:
+def command(plan_path: str, model_path: str | None, hardware: Any, trace: str | None, **options: Any) -> None:
     """Generate text with a planned model, and say how the plan's expectation compares with what was measured.
 
     \b
@@ -48,13 +48,13 @@ def command(plan_path: str, model_path: str | None, hardware: str | None, trace:
     from ..planner.storage import load_plan
     from .run_figures import Figures
 
-    if trace:
-        check_writable(trace)
     plan = load_plan(plan_path)
-    model_path = model_path or plan.model
+    model_path, hardware = model_path or plan.model, hardware or Path(plan_path).with_name("profile.json")
+    if trace:
+        check_writable(trace, plan_path, model_path, hardware)
     model = load_model(model_path)
     check(plan, model)
-    figures = Figures(plan, model, hardware or Path(plan_path).with_name("profile.json"))
+    figures = Figures(plan, model, hardware)
     _generate(figures, model_path, trace, **options)
 
 

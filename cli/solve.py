@@ -52,7 +52,7 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     from ..planner.solve import solve
     from ..planner.storage import save_plan
 
-    check_writable(output)
+    check_writable(output, model, hardware)
     profile = load_profile(hardware)
     plan = solve(load_model(model), os.path.abspath(model), profile, _request(**wishes))
     save_plan(plan, output)

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,20 +66,40 @@ def check_figures(value: Any, where: str = "$") -> None:
         raise ValueError(f"{where} is {value:.6g}, not a possible figure")
 
 
-def check_writable(path: str | Path) -> None:
-    """OSError if `path` cannot be written: asked before long work, whose result would be lost."""
+def check_writable(path: str | Path, *inputs: str | Path) -> None:
+    """OSError if `path` cannot be written, ValueError if that would destroy one of `inputs` or a file inside one.
+
+    Asked before long work, whose result would be lost.
+    """
+    if not str(path):
+        raise ValueError("the name of the file to write is empty; name one")
     target = os.path.realpath(path)
     if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {path}: it is a directory")
     if os.path.exists(target) and not os.access(target, os.W_OK):
         raise PermissionError(f"cannot write {path}: it is write-protected")
     if not _is_device(target):
-        beside = _beside(target)
-        try:
-            beside.touch(exist_ok=False)
-            beside.unlink()
-        except OSError as error:
-            raise _unwritable(path, error) from error
+        _refuse_input(path, inputs)
+        _try_beside(path, target)
+
+
+def _refuse_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    for source in map(Path, inputs):
+        for file in source.iterdir() if source.is_dir() else [source]:
+            with contextlib.suppress(OSError):
+                if os.path.samefile(path, file):
+                    raise ValueError(f"cannot write {path}: it is read as {file}; choose another path")
+
+
+def _try_beside(path: str | Path, target: str) -> None:
+    beside = _beside(target)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(target)  # fails where the name is too long
+        beside.touch(exist_ok=False)
+        beside.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -110,8 +131,7 @@ def _is_device(target: str) -> bool:
 
 
 def _beside(target: str) -> Path:
-    folder, name = os.path.split(target)
-    return Path(folder, f".{name}.{os.getpid()}")
+    return Path(os.path.dirname(target), f".tpplan.{os.getpid()}")
 
 
 def _unwritable(path: str | Path, error: OSError) -> OSError:

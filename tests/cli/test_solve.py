@@ -52,6 +52,8 @@ def test_tables_are_for_people(tpplan, box: Path) -> None:
         (["--hardware", "missing.json"], 1, "tpplan profile"),
         (["--hardware", "model.json"], 1, "tpplan profile"),
         (["-o", "."], 1, "directory"),
+        (["-o", "model.json"], 1, "choose another"),
+        (["-o", "profile.json"], 1, "choose another"),
         (["-o", "no/such/plan.json"], 1, "cannot write"),
     ],
 )

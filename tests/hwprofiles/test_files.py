@@ -34,6 +34,21 @@ def test_unwritable_targets(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_inputs_are_never_written(tmp_path: Path) -> None:
+    """An input, under another name or inside an input folder too, is no target; a long name beside it is one."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(folder / "config.json")
+    for target in (folder / "config.json", tmp_path / "link", folder / ".." / "model" / "config.json"):
+        for source in (folder, folder / "config.json", tmp_path / "link"):
+            with pytest.raises(ValueError, match="choose another path"):
+                check_writable(target, tmp_path / "missing", source)
+    check_writable(folder / ("p" * 255), folder)
+    with pytest.raises(ValueError, match="empty"):
+        check_writable("")
+
+
 def test_full_device(tmp_path: Path) -> None:
     """A device that is full gives one clear error and stays a device."""
     if not os.path.exists("/dev/full"):
