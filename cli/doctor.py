@@ -1,7 +1,12 @@
-"""`tpplan doctor`: what this machine has, what is missing, and what to do about it."""
+"""`tpplan doctor`: what this machine has, what is missing, and what to do about it.
+
+Needs nothing but click itself, so that it can say what else is missing.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import platform
 from importlib import metadata
@@ -9,9 +14,12 @@ from typing import Any
 
 import click
 
-from .output import emit, print_tables
+from ..hwprofiles.units import binary_bytes
 
-NEEDED = ("torch", "numba", "ortools", "networkx", "msgspec", "safetensors", "tokenizers", "gguf")
+NEEDED = (
+    "click", "gguf", "jinja2", "msgspec", "networkx", "numba", "numpy", "ortools", "rich", "safetensors", "tokenizers",
+    "torch",
+)  # fmt: skip
 OPTIONAL = ("triton",)
 
 
@@ -27,10 +35,11 @@ def command(as_json: bool) -> None:
     findings = _findings()
     problems = _problems(findings)
     if as_json:
-        emit(findings | {"problems": problems})
+        print(json.dumps(findings | {"problems": problems}))
     else:
-        print_tables([("This machine", ("", "found"), [(key, _cell(value)) for key, value in findings.items()])])
-        print("\n".join(problems) or "Everything that tpplan needs is here.")
+        for name, value in findings.items():
+            print(f"{name.removesuffix('_bytes').replace('_', ' '):<24}{_cell(name, value)}")
+        print("", *(problems or ["Everything that tpplan needs is here."]), sep="\n")
 
 
 def _findings() -> dict[str, Any]:
@@ -55,10 +64,19 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _broken(package: str) -> str | None:
+    """Why an installed package cannot be imported; None if it can."""
+    try:
+        importlib.import_module(package)
+    except Exception as error:
+        return f"{package} does not load ({' '.join(str(error).split())[:200]}): reinstall it"
+    return None
+
+
 def _gpus() -> list[str]:
     try:
         import torch
-    except ImportError:
+    except Exception:  # told among the problems
         return []
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
@@ -66,6 +84,7 @@ def _gpus() -> list[str]:
 def _problems(findings: dict[str, Any]) -> list[str]:
     missing = [name for name in NEEDED if findings[name] is None]
     problems = [f"missing: {', '.join(missing)}: run `pip install tpplan` in this environment"] if missing else []
+    problems += filter(None, (_broken(name) for name in NEEDED if name not in missing))
     if len(findings["cores_of_this_process"]) < 2:
         problems.append("one core only: two CPU devices need two; lift the affinity or container limit")
     if findings["free_memory_bytes"] < 2**30:
@@ -73,7 +92,9 @@ def _problems(findings: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
+    if name.endswith("_bytes"):
+        return binary_bytes(value)
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return "not installed" if value is None else str(value)

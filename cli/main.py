@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -51,43 +53,83 @@ def commands() -> None:
     """
 
 
+class Interrupts:
+    """Ctrl-C while this is entered, remembered: libraries swallow it or turn it into errors of their own.
+
+    Afterwards ctrl-C ends the process silently. Where it was ignored from the start (nohup), it stays so.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __enter__(self) -> None:
+        self._set(self._interrupt)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(signal.SIG_DFL)
+
+    def _set(self, handler: Any) -> None:
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)
+
+    def _interrupt(self, *_: object) -> NoReturn:
+        self.seen = True
+        raise KeyboardInterrupt
+
+
 def main() -> NoReturn:
     """Runs the command line and exits."""
+    interrupts = Interrupts()
     try:
-        code = commands.main(prog_name="tpplan", standalone_mode=False)
-        sys.stdout.flush()
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        with interrupts:
+            _open_streams()
+            code = commands.main(prog_name="tpplan", standalone_mode=False)
+            sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         code = 130
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        if os.environ.get("TPPLAN_DEBUG") == "1":
-            raise
-        code = _report(error)
+    except Exception as error:
+        code = 130 if interrupts.seen else _report(error)
     _leave(code)
 
 
+def _open_streams() -> None:
+    """Streams that were closed lead nowhere, so that no file takes their place; what cannot be encoded becomes `?`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115: open to the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _report(error: Exception) -> int:
+    """Tells what went wrong and returns the exit code; raises `error` itself if TPPLAN_DEBUG=1."""
     from ..planner.errors import Infeasible
 
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if os.environ.get("TPPLAN_DEBUG") == "1":
+        raise error
     if not isinstance(error, BrokenPipeError):
-        print(f"tpplan: {one_line(error)}", file=sys.stderr)
+        print(f"tpplan: {_line(error)}", file=sys.stderr)
     return 3 if isinstance(error, Infeasible) else 1
 
 
-def one_line(error: Exception) -> str:
+def _line(error: Exception) -> str:
     """What went wrong, on one line."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ImportError):
+        return f"cannot import {error.name or 'a package'}: {text}; `tpplan doctor` says what is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'standard output'}: {error.strerror}"  # written files are named in the error's text
+    if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
+        return text
+    return f"internal error: {type(error).__name__}: {text}; TPPLAN_DEBUG=1 shows where"
 
 
 def _leave(code: int | None) -> NoReturn:
     try:
         sys.stdout.flush()
-    except (
-        OSError
-    ):  # a reader that left, a full disk: already told, and told again at exit unless stdout goes elsewhere
+    except OSError:  # a reader that left, a full disk: told already, and told again at exit unless it leads elsewhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

@@ -1,11 +1,13 @@
-"""Command-line values with a syntax of their own: sizes, caps, splits.
+"""Command-line values with a syntax of their own: sizes, caps, splits, prompts.
 
 Knows how they are written. Whether they suit a model or machine is the planner's business.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -59,3 +61,12 @@ def by_device(ctx: click.Context, param: click.Parameter, caps: tuple[tuple[str,
     if len(dict(caps)) < len(caps):
         raise click.BadParameter("one device has two caps", ctx, param)
     return dict(caps)
+
+
+def utf8(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    """Click callback: text that Python took for another encoding than the UTF-8 it is, put right."""
+    with suppress(UnicodeError):
+        return text.encode().decode()
+    with suppress(UnicodeError):
+        return os.fsencode(text).decode()
+    raise click.BadParameter("the prompt is not valid UTF-8", ctx, param)

@@ -9,14 +9,15 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-import msgspec
-
 from ..hwprofiles.units import Table
 
 
 def emit(value: Any) -> None:
-    """Prints `value` as one JSON object on stdout."""
-    print(msgspec.json.encode(value).decode())
+    """Prints `value` as one JSON object on stdout, in UTF-8 whatever the locale."""
+    import msgspec
+
+    sys.stdout.flush()
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
 
 
 def note(text: str) -> None:

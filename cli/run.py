@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import utf8
 from .output import emit, note, print_tables
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--hardware", metavar="FILE", help="The profile, for what to expect.  [default: profile.json beside the plan]"
 )
-@click.option("--prompt", required=True, metavar="TEXT")
+@click.option("--prompt", required=True, callback=utf8, metavar="TEXT")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
 @click.option("--max-new-tokens", type=click.IntRange(1, 2**24), default=128, show_default=True, metavar="N")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 always takes the likeliest token.")

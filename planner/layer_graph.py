@@ -134,7 +134,7 @@ def _head(b: StepBuilder, split: Split) -> None:
 def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: int = 1) -> list[Step]:
     """All steps of one pass over `rows` tokens, in an order that every device can follow.
 
-    `context`: cached positions that a row attends to, itself included. `logits`: last rows that the head takes, 0: none.
+    `context`: cached positions that a row attends to, itself included. `logits`: last rows that the head takes, or 0.
     """
     b = StepBuilder(model, rows, context, logits)
     blocks: list[tuple[int, Block, BlockPlan]] = []

@@ -32,9 +32,10 @@ def verdict(plan: Plan) -> str:
     """One line: what the plan is expected to reach, and how far from the best it can be."""
     near = plan.status == "optimal" and plan.gap < PROVEN_GAP
     proof = "proven optimal" if near else "the fastest found"
-    proof += f", at most {plan.gap:.1%} above the bound"
+    least = f"no split of this space can take more than {plan.gap:.1%} less time"
     return (
-        f"{proof}; expected: prefill of {plan.workload.prompt_tokens} tokens in "
+        f"{proof}, {least if plan.bound_s > 0 else 'no bound was found'}; "
+        f"expected: prefill of {plan.workload.prompt_tokens} tokens in "
         f"{duration(plan.predicted.prefill_s)}, decode {plan.predicted.decode_tokens_per_s:.1f} tok/s"
     )
 

@@ -22,7 +22,7 @@ from .price import Pricer
 from .reasons import reasons
 from .request import Request
 from .search import NEAR_ENOUGH, Found, fastest_split
-from .wishes import check_request, obeys
+from .wishes import check_request, given_by_hand, obeys
 
 Candidate = tuple[float, str, Split]  # objective in seconds, where it comes from ("" for the solver), the split
 
@@ -30,7 +30,8 @@ Candidate = tuple[float, str, Split]  # objective in seconds, where it comes fro
 def solve(model: ModelSpec, model_path: str, profile: HardwareProfile, request: Request) -> Plan:
     """The fastest split of `model` on the devices of `profile`: prefill plus all new tokens, within memory.
 
-    Raises ValueError for a request that makes no sense, Infeasible where nothing fits.
+    Raises ValueError for a request that makes no sense, Infeasible where nothing fits, Undecided where the time was
+    too short to tell.
     """
     began = time.perf_counter()
     check_request(request, model, profile)
@@ -40,10 +41,10 @@ def solve(model: ModelSpec, model_path: str, profile: HardwareProfile, request: 
     ready = [(seconds, name, split) for seconds, name, split in priced if obeys(split, request)]
     ready += _by_hand(pricer, request, caps)
     if not ready:
-        split = fitting_split(pricer, request, caps)
+        split = fitting_split(pricer, request, caps, request.time_limit_s)
         if split is None:
-            raise refusal(pricer, request, caps)
-        ready = [(pricer.split_s(split), "any split that fits", split)]
+            raise refusal(pricer, request)
+        ready = [(pricer.split_s(split), "the only one found that fits", split)]
     start_s, _, start = min(ready, key=lambda r: r[0])
     found = fastest_split(pricer, request, caps, start, start_s)
     fitting = [s for s in found.splits if fits(split_bytes(pricer, s), profile, caps)] if found else []
@@ -62,7 +63,7 @@ def _by_hand(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> list[tu
     speeds = [d.read_bytes_per_s for d in pricer.profile.devices]
     splits = [proportional_split(pricer, weights, attention, mlp) for weights in (speeds, caps)]
     fitting = [s for s in splits if fits(split_bytes(pricer, s), pricer.profile, caps)]
-    return [(pricer.split_s(s), "the bandwidth-proportional split with what was given by hand", s) for s in fitting]
+    return [(pricer.split_s(s), "proportional to bandwidth or memory", s) for s in fitting]
 
 
 def _ship(pricer: Pricer, found: list[Split], ready: list[Candidate]) -> Candidate:
@@ -97,31 +98,38 @@ def _plan(
         objective_s=objective_s,
         bound_s=bound_s,
         gap=(objective_s - bound_s) / objective_s,
-        space=_space(found),
+        space=_space(found, request),
         solve_s=0.0,
         predicted=pricer.predict(split),
         baselines={},
         device_use=_device_use(pricer, split, caps),
-        reasons=tuple(reasons(pricer, split, _source(source, found))),
+        reasons=tuple(reasons(pricer, split, _source(source, found, request))),
     )
 
 
-def _space(found: Found | None) -> str:
+def _space(found: Found | None, request: Request) -> str:
     """What the proof covers."""
     if found is None:
         return "no proof: the solver found no split of its own in the time it had"
     return (
-        "every device set, share, and row or column strategy of every block, layers of equal window cut alike; "
+        f"{_by_hand_words(request, 'the proof covers the rest: ')}every device set, share, and row or column strategy "
+        "of every block, layers of equal window cut alike; "
         f"costs fitted within {100 * found.error:.2f} %; plans within {100 * NEAR_ENOUGH:g} % count as equal, "
         "then fewer devices and exchanges win"
     )
 
 
-def _source(source: str, found: Found | None) -> str:
+def _source(source: str, found: Found | None, request: Request) -> str:
+    by_hand = _by_hand_words(request, "for the rest ")
     if not source:
         proof = "proven fastest of its space" if found and found.proven else "the fastest found in the time given"
-        return f"the split is the solver's, {proof}"
-    return f"the split is {source.replace('_', ' ')}: the layer graph prices it below the solver's own"
+        return f"{by_hand}the split is the solver's, {proof}"
+    return f"{by_hand}the split is {source.replace('_', ' ')}: the layer graph prices it below the solver's own"
+
+
+def _by_hand_words(request: Request, rest: str) -> str:
+    given = given_by_hand(request)
+    return f"{', '.join(given.values())} as given by hand; {rest}" if given else ""
 
 
 def _device_use(pricer: Pricer, split: Split, caps: tuple[int, ...]) -> tuple[DeviceUse, ...]:

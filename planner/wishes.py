@@ -50,6 +50,16 @@ def _check_shares(
         raise ValueError(f"{option} must be in multiples of {unit} {what}; only the last share may hold a remainder")
 
 
+def given_by_hand(request: Request) -> dict[str, str]:
+    """The splits and strategies that are not the solver's to choose, by name, in words: `attention split 3:0`."""
+    names = ("attention_split", "attention_strategy", "mlp_split", "mlp_strategy")
+    given = {name: getattr(request, name) for name in names if getattr(request, name) is not None}
+    return {
+        name: f"{name.replace('_', ' ')} {value if isinstance(value, str) else ':'.join(map(str, value))}"
+        for name, value in given.items()
+    }
+
+
 def obeys(split: Split, request: Request) -> bool:
     """Whether every layer has the shares and strategies that were given by hand."""
     return all(

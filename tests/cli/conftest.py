@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,12 @@ def tpplan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["tpplan", *arguments])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as end:
+                main()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         return Done(int(end.value.code or 0), *capsys.readouterr())
 
     return run

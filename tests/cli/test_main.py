@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -11,8 +12,6 @@ import pytest
 
 from tpplan.cli import main as main_module
 from tpplan.planner.errors import Infeasible
-
-LINE = "tpplan: "
 
 
 def test_help_lists_every_command(tpplan) -> None:
@@ -47,6 +46,12 @@ def test_help_starts_fast() -> None:
         (FileNotFoundError(2, "No such file", "x.gguf"), 1, "tpplan: x.gguf: No such file"),
         (RuntimeError("cpu:1 died"), 1, "tpplan: cpu:1 died"),
         (Infeasible("fits at context 64"), 3, "tpplan: fits at context 64"),
+        (KeyError("x"), 1, "tpplan: internal error: KeyError: 'x'; TPPLAN_DEBUG=1 shows where"),
+        (
+            ImportError("No module named 'nope'", name="nope"),
+            1,
+            "tpplan: cannot import nope: No module named 'nope'; `tpplan doctor` says what is missing",
+        ),
         (KeyboardInterrupt(), 130, ""),
         (BrokenPipeError(), 1, ""),
     ],
@@ -91,4 +96,26 @@ def test_full_stdout_is_one_line() -> None:
         )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(LINE)
+    assert done.stderr.startswith("tpplan: standard output: ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str) -> None:
+    """A stream that the caller closed is no reason to fail."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m tpplan --help {closed}', sys.executable], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_interrupt_that_a_library_turned_into_an_error(tpplan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes of a ctrl-C, the command ends with 130 and no word."""
+
+    def fail(self, ctx):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("half loaded") from None
+
+    monkeypatch.setattr(main_module.click.Command, "invoke", fail)
+    assert tpplan("doctor") == (130, "", "")

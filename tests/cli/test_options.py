@@ -1,13 +1,17 @@
-"""Sizes, caps and splits as typed."""
+"""Sizes, caps, splits and prompts as typed."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpplan.cli.options import Cap, Split, parse_bytes
+from tpplan.cli.options import Cap, Split, parse_bytes, utf8
 
 
 @pytest.mark.parametrize(
@@ -59,3 +63,17 @@ def test_one_cap_a_device(tpplan) -> None:
     done = tpplan("solve", "m", "--cap", "cpu:0=1", "--cap", "cpu:0=2")
     assert done.code == 2
     assert "two caps" in done.stderr
+
+
+def test_prompts_are_utf8(tpplan) -> None:
+    """Bytes that Python read as something else are read as UTF-8 again; bytes that are not are a usage error."""
+    assert utf8(None, None, "h\u00e9") == "h\u00e9"
+    assert tpplan("run", "--prompt", "a\udcff").code == 2
+    assert "not valid UTF-8" in tpplan("run", "--prompt", "a\udcff").stderr
+
+
+def test_json_is_utf8_in_any_locale() -> None:
+    """What JSON holds comes out as UTF-8 where the locale knows only ASCII, plain text as question marks."""
+    code = "from tpplan.cli import main, output; main._open_streams(); output.emit('\\u20ac'); print('\\u20ac')"
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, env=env).stdout == b'"\xe2\x82\xac"\n?\n'
