@@ -124,7 +124,8 @@ def _source(source: str, found: Found | None, request: Request) -> str:
     if not source:
         proof = "proven fastest of its space" if found and found.proven else "the fastest found in the time given"
         return f"{by_hand}the split is the solver's, {proof}"
-    return f"{by_hand}the split is {source.replace('_', ' ')}: the layer graph prices it below the solver's own"
+    why = "the layer graph prices it below the solver's own" if found else "the solver found none of its own"
+    return f"{by_hand}the split is {source.replace('_', ' ')}: {why}"
 
 
 def _by_hand_words(request: Request, rest: str) -> str:

@@ -128,6 +128,16 @@ def test_splits_by_hand_are_honoured(
         assert (layer.attention.strategy, layer.mlp.strategy) == (attention, mlp)
 
 
+def test_what_was_given_by_hand_is_told_as_such() -> None:
+    """Space and reasons name what the solver did not choose; without wishes they say nothing of the kind."""
+    wishes = {"attention_split": (3, 0), "mlp_strategy": "row"}
+    plan = solve(tiny(heads=6, kv_heads=3), "m", make_profile([1.0, 0.6]), Request(workload=SHORT, **wishes))
+    assert plan.space.startswith("attention split 3:0, mlp strategy row as given by hand; the proof covers the rest: ")
+    assert plan.reasons[0].startswith("attention split 3:0, mlp strategy row as given by hand; for the rest ")
+    free = solve(tiny(), "m", make_profile([1.0, 0.6]), Request(workload=SHORT))
+    assert "by hand" not in " ".join([free.space, *free.reasons])
+
+
 def test_a_ragged_last_unit_by_hand() -> None:
     """With 100 MLP columns the last share may be ragged, an inner one may not."""
     profile = make_profile([1.0, 0.6])
