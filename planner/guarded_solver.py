@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -50,9 +51,11 @@ def _in_child(cp: Any, limit_s: float, gap: float, seed: int) -> Answer:
     fork = multiprocessing.get_context("fork")  # the model is native memory: a child that inherits it needs no copy
     reader, writer = fork.Pipe(duplex=False)
     child = fork.Process(target=_search, args=(cp, limit_s, gap, seed, writer), daemon=True)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # in the child for good: we end it
     child.start()
-    writer.close()
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        writer.close()
         return _received(*reader.recv()) if reader.poll(limit_s + GRACE_S) else Answer("CRASHED")
     except EOFError:
         return Answer("CRASHED")

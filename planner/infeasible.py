@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
@@ -161,13 +162,17 @@ def _raised(case: Case, names: tuple[str, ...]) -> dict[str, int] | None:
 
 def _memory_fix(case: Case) -> list[str]:
     """The device that needs least memory beyond what it has free."""
-    answers = []
+    least, name = 2**24, ""  # MiB
     for d, device in enumerate(case.profile.devices):
-        most = 2**24  # 16 TiB
-        if case.grown(d, most).fits():
-            answers.append((_smallest(lambda mib, d=d: case.grown(d, mib).fits(), 0, most), device.name))
+        enough = partial(_fits_grown, case, d)
+        if enough(least - 1):
+            least, name = _smallest(enough, 0, least - 1), device.name
     caps = " and no --cap" if case.request.caps else ""
-    return [f"{mib} MiB more memory on {name} than it has free{caps}" for mib, name in sorted(answers)[:1]]
+    return [f"{least} MiB more memory on {name} than it has free{caps}"] if name else []
+
+
+def _fits_grown(case: Case, d: int, mib: int) -> bool:
+    return case.grown(d, mib).fits()
 
 
 def _work(request: Request) -> str:

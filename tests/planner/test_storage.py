@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from plans import plan_by_hand
 from profiles import make_model
@@ -43,3 +44,10 @@ def test_tables_tell_the_split() -> None:
     assert [row[2:4] for row in rows] == [("1024", "32768"), ("512", "16384")]
     assert [row[0] for row in memory_table(PLAN)[2]] == ["cpu:0", "cpu:1"]
     assert "prefill of 512 tokens" in verdict(PLAN)
+
+
+def test_the_verdict_says_what_the_gap_means() -> None:
+    """The gap is a share of the plan's time; without a bound none is claimed."""
+    assert "no bound was found" in verdict(PLAN)
+    bounded = msgspec.structs.replace(PLAN, objective_s=2.0, bound_s=1.9, gap=0.05)
+    assert "no split of this space can take more than 5.0% less time" in verdict(bounded)
