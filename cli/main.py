@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import os
@@ -96,7 +97,7 @@ def _open_streams() -> None:
     """Streams that were closed lead nowhere, so that no file takes their place; what cannot be encoded becomes `?`."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115: open to the end
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -120,8 +121,8 @@ def _line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ImportError):
         return f"cannot import {error.name or 'a package'}: {text}; `tpplan doctor` says what is missing"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'standard output'}: {error.strerror}"  # written files are named in the error's text
+    if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):  # files are named, stdout is not
+        return f"{error.filename or 'standard output'}: {error.strerror}"
     if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
         return text
     return f"internal error: {type(error).__name__}: {text}; TPPLAN_DEBUG=1 shows where"
