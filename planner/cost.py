@@ -14,6 +14,8 @@ from .plan import DTYPE_BYTES, Dtype
 from .steps import Kind, Step
 
 _SHORTEST_S = 1e-10
+# How far, on log axes, measurements share their noise: a solver exploits every point that was measured luckily.
+_SPREAD = {Kind.LINEAR: log(3), Kind.ATTENTION: 1e-6}
 _Level = list[tuple[tuple[float, ...], float]]
 _Line = list[tuple[float, float]]
 
@@ -31,7 +33,10 @@ class CostModel:
         self._lines: dict[tuple[int, Kind, bool], dict[int, _Line]] = {}
 
     def step_s(self, step: Step) -> float:
-        """Seconds of one step: exact where it was measured, interpolated elsewhere; a pull includes one flag's way."""
+        """Seconds of one step; a pull includes one flag's way.
+
+        What was measured, interpolated between; matrix products are averaged over neighbouring shapes too.
+        """
         key = (
             step.device,
             step.kind,
@@ -65,10 +70,10 @@ class CostModel:
             self._levels[key] = _levels(self._points(device, step.kind), device, step.contended, weight_bytes)
         levels = self._levels[key]
         below, above, share = _bracket(sorted(levels), step.rows)
-        shape = _shape(step)
-        efficiency = _inverse_distance(levels[below], shape)
+        shape, spread = _shape(step), _SPREAD[step.kind]
+        efficiency = _local_average(levels[below], shape, spread)
         if share:
-            efficiency += (_inverse_distance(levels[above], shape) - efficiency) * share
+            efficiency += (_local_average(levels[above], shape, spread) - efficiency) * share
         return _light_s(step, device, step.contended, weight_bytes) / exp(efficiency)
 
     def _pull_s(self, step: Step) -> float:
@@ -131,23 +136,20 @@ def _light_s(step: Step | OpPoint, device: DeviceProfile, together: bool, weight
 
 
 def _levels(points: list[OpPoint], device: DeviceProfile, together: bool, weight_bytes: int) -> dict[int, _Level]:
-    """By rows: (log shape, log efficiency) of every point."""
+    """By rows: (log shape, log efficiency) of every point; a matrix product faster than light was lucky."""
     levels: dict[int, _Level] = {}
     for p in points:
         seconds = max(p.together_s if together else p.alone_s, _SHORTEST_S)
         efficiency = log(_light_s(p, device, together, weight_bytes) / seconds)
-        levels.setdefault(p.rows, []).append((_shape(p), efficiency))
+        levels.setdefault(p.rows, []).append((_shape(p), min(efficiency, 0.0) if p.op == "linear" else efficiency))
     return levels
 
 
-def _inverse_distance(points: _Level, shape: tuple[float, ...]) -> float:
-    """Shepard's interpolation with inverse squared-squared distances; exact at the points."""
+def _local_average(points: _Level, shape: tuple[float, ...], spread: float) -> float:
+    """Shepard's inverse distances to the fourth power, softened: points closer than `spread` count about equally."""
     total = weighted = 0.0
     for at, value in points:
-        squared = sum((a - b) ** 2 for a, b in zip(at, shape))
-        if squared < 1e-18:
-            return value
-        weight = squared**-2
+        weight = (sum((a - b) ** 2 for a, b in zip(at, shape)) + spread**2) ** -2
         total += weight
         weighted += weight * value
     return weighted / total

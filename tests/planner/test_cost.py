@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import make_profile
 
+from tpplan.hwprofiles.profile import OpPoint
 from tpplan.planner.cost import CostModel
 from tpplan.planner.price import prefill_chunks
 from tpplan.planner.steps import Kind, Step
@@ -21,19 +22,39 @@ def step(kind: Kind, rows: int, wide_in: int, wide_out: int, device: int = 0, **
     return Step("s", kind, device, 0, "mlp", "r", rows, wide_in, wide_out, **more)
 
 
+def measured_step(p: OpPoint, contended: bool) -> Step:
+    more = {"peers": tuple(range(p.peers)), "combine": "sum"} if p.op == "pull" else {}
+    return step(Kind(p.op), p.rows, p.in_features, p.out_features, 1, context=p.context, contended=contended, **more)
+
+
 def test_measured_points_are_met_exactly() -> None:
     """A step of a measured shape costs what was measured, alone and together; a pull adds the flag's way."""
     model = CostModel(PROFILE, "float32")
-    for p in PROFILE.devices[1].ops:
-        if p.format != "float32":
-            continue
+    for p in (p for p in PROFILE.devices[1].ops if p.op != "linear"):
         for contended, expected in ((False, p.alone_s), (True, p.together_s)):
-            more = {"peers": tuple(range(p.peers)), "combine": "sum"} if p.op == "pull" else {}
-            s = step(
-                Kind(p.op), p.rows, p.in_features, p.out_features, 1, context=p.context, contended=contended, **more
-            )
             flag_s = PROFILE.rendezvous_s if p.op == "pull" else 0.0
-            assert model.step_s(s) == pytest.approx(expected + flag_s, rel=1e-9)
+            assert model.step_s(measured_step(p, contended)) == pytest.approx(expected + flag_s, rel=1e-9)
+
+
+def test_matrix_products_are_priced_near_the_points() -> None:
+    """Averaged over neighbouring shapes, a measured product still costs what was measured within 20 %."""
+    model = CostModel(PROFILE, "float32")
+    for p in (p for p in PROFILE.devices[1].ops if (p.op, p.format) == ("linear", "float32")):
+        assert model.step_s(measured_step(p, True)) == pytest.approx(p.together_s, rel=0.2)
+
+
+def test_a_lucky_measurement_is_not_believed() -> None:
+    """One product measured twice as fast as all others: its price falls by less than a tenth, and never below light."""
+    lucky = [p for p in PROFILE.devices[0].ops if (p.op, p.rows, p.format) == ("linear", 1, "float32")][12]
+    faster = msgspec.structs.replace(lucky, together_s=lucky.together_s / 2)
+    device = PROFILE.devices[0]
+    changed = msgspec.structs.replace(device, ops=tuple(faster if p == lucky else p for p in device.ops))
+    asked = step(Kind.LINEAR, 1, lucky.in_features, lucky.out_features, contended=True)
+    before, after = (
+        CostModel(msgspec.structs.replace(PROFILE, devices=(d,)), "float32").step_s(asked) for d in (device, changed)
+    )
+    assert 0.9 * before < after <= before
+    assert after >= 4 * lucky.in_features * lucky.out_features / device.read_bytes_per_s
 
 
 @pytest.mark.parametrize(
