@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-import msgspec
 
 from .output import Progress, emit, note, print_tables
 
@@ -22,12 +21,17 @@ def command(devices: tuple[str, ...], quick: bool, output: str, as_json: bool) -
     tpplan profile --device cpu:0 --device cpu:1
     tpplan profile --device cpu:0-7 --device cpu:8-11 -o box.json
     """
+    import msgspec
+
+    from ..hwprofiles.device_names import shared_cores
     from ..hwprofiles.files import check_writable
     from ..hwprofiles.measure import measure
     from ..hwprofiles.storage import save_profile
     from ..hwprofiles.table import profile_tables
 
     check_writable(output)
+    for line in shared_cores(devices):
+        note(line)
     with Progress() as progress:
         profile = measure(list(devices), quick, progress)
     save_profile(profile, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,8 @@ def _generate(
     from ..executor.trace import Trace
 
     sampler = Sampler(**sampling)
+    if not os.path.isdir(model_path) and not model_path.endswith(".gguf"):
+        raise ValueError(f"{model_path} is a description without weights: name the weights with --model")
     tokenizer = load_tokenizer(model_path, figures.model.vocab)
     prompt_ids = _prompt_ids(tokenizer, prompt, raw)
     stream = tokenizer.stream()

@@ -18,11 +18,15 @@ import msgspec
 MAX_FILE_BYTES = 64 * 2**20
 MAX_FIGURE = 2**62
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
-class _Version(msgspec.Struct):
+class _Head(msgspec.Struct):
+    """The version, and the fields that only one kind of file has."""
+
     schema_version: int
+    host: msgspec.Raw = msgspec.Raw()
+    layers: msgspec.Raw = msgspec.Raw()
 
 
 def read_struct(path: str | Path, type_: type[T], schema_version: int, fix: str) -> T:
@@ -32,14 +36,21 @@ def read_struct(path: str | Path, type_: type[T], schema_version: int, fix: str)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path}: {fix}, or name another file") from None
     try:
-        version = msgspec.json.decode(data, type=_Version).schema_version
-        if version != schema_version:
-            raise ValueError(f"schema version {version}, while this tpplan reads {schema_version}")
+        _check_head(msgspec.json.decode(data, type=_Head), type_.__struct_fields__, schema_version)
         value = msgspec.json.decode(data, type=type_)
         check_figures(msgspec.to_builtins(value))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot use {path}: {error}; {fix}") from error
     return value
+
+
+def _check_head(head: _Head, fields: tuple[str, ...], schema_version: int) -> None:
+    if head.layers and "layers" not in fields:
+        raise ValueError("it is a plan, not a profile")
+    if head.host and "host" not in fields:
+        raise ValueError("it is a profile, not a plan")
+    if head.schema_version != schema_version:
+        raise ValueError(f"schema version {head.schema_version}, while this tpplan reads {schema_version}")
 
 
 def read_small(path: str | Path) -> bytes:

@@ -13,6 +13,7 @@ from .files import read_struct, write_atomically
 from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile
 
 FIX = "run `tpplan profile`"
+MAX_S, MAX_SIZE = 1e4, 2**32
 
 
 def save_profile(profile: HardwareProfile, path: str | Path) -> None:
@@ -31,12 +32,14 @@ def load_profile(path: str | Path) -> HardwareProfile:
 
 
 def check_profile(profile: HardwareProfile) -> None:
-    """ValueError unless there are devices, with unique names, and every rate and time is positive."""
+    """ValueError unless there are devices, with unique names, and every rate, time and size is possible."""
     names = [device.name for device in profile.devices]
     if not names:
         raise ValueError("it has no devices")
     if len(set(names)) < len(names):
         raise ValueError("two devices have the same name")
+    if max(profile.rendezvous_s, *(device.step_overhead_s for device in profile.devices)) > MAX_S:
+        raise ValueError("it has an impossible rendezvous_s or step_overhead_s")
     for device in profile.devices:
         _check_device(device)
 
@@ -45,8 +48,10 @@ def _check_device(device: DeviceProfile) -> None:
     if not device.name or not device.name.isprintable():
         raise ValueError(f"{device.name!r} is no device name")
     for field in ("read_bytes_per_s_alone", "read_bytes_per_s", "matmul_flops_per_s"):
-        if not getattr(device, field):
-            raise ValueError(f"{device.name} has a {field} of zero")
+        if getattr(device, field) < 1:
+            raise ValueError(f"{device.name} has a {field} of {getattr(device, field):.6g}")
     for point in device.ops:
-        if not (point.rows and point.alone_s and point.together_s):
-            raise ValueError(f"{device.name} has a timing of zero for {point.op}")
+        if not all(0 < seconds <= MAX_S for seconds in (point.alone_s, point.together_s)):
+            raise ValueError(f"{device.name} has an impossible time for {point.op}")
+        if not all(1 <= size <= MAX_SIZE for size in (point.rows, point.in_features, point.out_features)):
+            raise ValueError(f"{device.name} has an impossible size for {point.op}")

@@ -99,8 +99,9 @@ def _one_hot(devices: int, d: int) -> list[int]:
 
 
 def _shares(units: int, weights: Sequence[float]) -> tuple[int, ...]:
-    """Whole units in proportion, by largest remainder; ties go to the earlier device."""
-    exact = [units * w / sum(weights) for w in weights]
+    """Whole units in proportion, by largest remainder; ties go to the earlier device. Equal where all weights are 0."""
+    total = sum(weights)
+    exact = [units * w / total if total else units / len(weights) for w in weights]
     shares = [int(e) for e in exact]
     order = sorted(range(len(exact)), key=lambda d: (shares[d] - exact[d], d))
     for d in order[: units - sum(shares)]:

@@ -5,6 +5,8 @@ Knows splits and strategies given by hand. Knows nothing of which are good.
 
 from __future__ import annotations
 
+import math
+
 from ..hwprofiles.profile import HardwareProfile
 from .model_spec import ModelSpec
 from .plan import MLP_UNIT, BlockPlan, Split, size
@@ -23,8 +25,8 @@ def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) 
         )
     if w.context > model.context:
         raise ValueError(f"context {w.context} exceeds the {model.context} positions this model was made for")
-    if request.time_limit_s <= 0:
-        raise ValueError(f"the time limit must be positive, not {request.time_limit_s:g} s")
+    if not 0 < request.time_limit_s < math.inf:
+        raise ValueError(f"the time limit must be a positive number, not {request.time_limit_s:g} s")
     for name, cap in request.caps.items():
         profile.device(name)
         if cap < 0:

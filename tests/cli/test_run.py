@@ -19,7 +19,23 @@ def test_no_plan_names_the_fix(tpplan) -> None:
     assert "tpplan solve" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--temperature", "-1"], ["--top-p", "2"], ["--seed", "-5"]])
+def test_wrong_files_are_told_by_kind(tpplan, box: Path) -> None:
+    """A profile for a plan, a plan for a profile, and a model without weights: each line says which file it is."""
+    assert tpplan("solve", "model.json").code == 0
+    for arguments, said in [
+        (["run", "--prompt", "Hi", "--plan", "profile.json"], "it is a profile, not a plan"),
+        (["solve", "model.json", "--hardware", "plan.json", "-o", "other.json"], "it is a plan, not a profile"),
+        (["run", "--prompt", "Hi"], "without weights: name the weights with --model"),
+        (["run", "--prompt", "Hi", "--trace", "plan.json"], "choose another path"),
+    ]:
+        done = tpplan(*arguments)
+        assert (done.code, done.stderr.count("\n")) == (1, 1)
+        assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--temperature", "-1"], ["--temperature", "nan"], ["--top-p", "2"], ["--seed", "-5"]]
+)
 def test_bad_sampling(tpplan, box: Path, arguments: list[str]) -> None:
     """Sampling parameters out of range are refused by name."""
     assert tpplan("solve", "model.json").code == 0

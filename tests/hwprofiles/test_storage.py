@@ -43,6 +43,12 @@ def test_round_trip(tmp_path: Path) -> None:
         lambda p: p["devices"][0].update(name=p["devices"][1]["name"]),
         lambda p: p["devices"][0].update(name="\x1b[2J"),
         lambda p: p["devices"][0]["ops"][0].update(alone_s=0),
+        lambda p: p["devices"][0]["ops"][0].update(together_s=1e5),
+        lambda p: p["devices"][0]["ops"][0].update(in_features=0),
+        lambda p: p["devices"][0]["ops"][0].update(out_features=2**40),
+        lambda p: p["devices"][0].update(step_overhead_s=1e9),
+        lambda p: p["devices"][0].update(read_bytes_per_s=1e-300),
+        lambda p: p.update(layers=[]),
         lambda p: p["devices"][0]["ops"][0].update(op="teleport"),
     ],
 )
