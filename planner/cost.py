@@ -7,7 +7,7 @@ time itself for the small steps. Knows nothing of the order of steps.
 from __future__ import annotations
 
 from bisect import bisect_left
-from math import exp, log
+from math import exp, inf, log
 
 from ..hwprofiles.profile import DeviceProfile, HardwareProfile, OpPoint
 from .plan import DTYPE_BYTES, Dtype
@@ -16,7 +16,7 @@ from .steps import Kind, Step
 _SHORTEST_S = 1e-10
 # How far, on log axes, measurements share their noise: a solver exploits every point that was measured luckily.
 _SPREAD = {Kind.LINEAR: log(3), Kind.ATTENTION: 1e-6}
-_Level = list[tuple[tuple[float, ...], float]]
+_Level = tuple[list[tuple[tuple[float, ...], float]], float]  # log shapes, log efficiencies; fixed seconds
 _Line = list[tuple[float, float]]
 
 
@@ -63,7 +63,7 @@ class CostModel:
         return _surface(self._small(step), step.rows, _width(step))
 
     def _by_efficiency(self, step: Step) -> float:
-        """Speed-of-light time over efficiency, the latter interpolated on log axes over rows and shape."""
+        """Fixed time, plus speed-of-light time over efficiency; the latter interpolated on log axes."""
         device = self.profile.devices[step.device]
         key, weight_bytes = (step.device, step.kind, step.contended), DTYPE_BYTES[self.dtype]
         if key not in self._levels:
@@ -71,10 +71,11 @@ class CostModel:
         levels = self._levels[key]
         below, above, share = _bracket(sorted(levels), step.rows)
         shape, spread = _shape(step), _SPREAD[step.kind]
-        efficiency = _local_average(levels[below], shape, spread)
+        efficiency, fixed_s = _local_average(levels[below][0], shape, spread), levels[below][1]
         if share:
-            efficiency += (_local_average(levels[above], shape, spread) - efficiency) * share
-        return _light_s(step, device, step.contended, weight_bytes) / exp(efficiency)
+            efficiency += (_local_average(levels[above][0], shape, spread) - efficiency) * share
+            fixed_s += (levels[above][1] - fixed_s) * share
+        return fixed_s + _light_s(step, device, step.contended, weight_bytes) / exp(efficiency)
 
     def _pull_s(self, step: Step) -> float:
         """Linear in the number of slices beyond those measured; a concatenation reads slices of the mean width."""
@@ -136,16 +137,24 @@ def _light_s(step: Step | OpPoint, device: DeviceProfile, together: bool, weight
 
 
 def _levels(points: list[OpPoint], device: DeviceProfile, together: bool, weight_bytes: int) -> dict[int, _Level]:
-    """By rows: (log shape, log efficiency) of every point; a matrix product faster than light was lucky."""
-    levels: dict[int, _Level] = {}
+    """By rows: efficiencies of all points, beyond what every call lost to light at least (a launch, on a GPU).
+
+    A matrix product faster than light was lucky.
+    """
+    timed: dict[int, list[tuple[OpPoint, float, float]]] = {}
     for p in points:
         seconds = max(p.together_s if together else p.alone_s, _SHORTEST_S)
-        efficiency = log(_light_s(p, device, together, weight_bytes) / seconds)
-        levels.setdefault(p.rows, []).append((_shape(p), min(efficiency, 0.0) if p.op == "linear" else efficiency))
+        timed.setdefault(p.rows, []).append((p, seconds, _light_s(p, device, together, weight_bytes)))
+    levels = {}
+    for rows, each in timed.items():
+        fixed_s = max(0.0, min(seconds - light_s for _, seconds, light_s in each)) if len(each) > 1 else 0.0
+        most = 0.0 if each[0][0].op == "linear" else inf
+        found = [(_shape(p), min(log(light_s / (seconds - fixed_s or light_s)), most)) for p, seconds, light_s in each]
+        levels[rows] = found, fixed_s
     return levels
 
 
-def _local_average(points: _Level, shape: tuple[float, ...], spread: float) -> float:
+def _local_average(points: list[tuple[tuple[float, ...], float]], shape: tuple[float, ...], spread: float) -> float:
     """Shepard's inverse distances to the fourth power, softened: points closer than `spread` count about equally."""
     total = weighted = 0.0
     for at, value in points:
