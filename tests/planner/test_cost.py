@@ -44,7 +44,7 @@ def test_matrix_products_are_priced_near_the_points() -> None:
 
 
 def test_a_lucky_measurement_is_not_believed() -> None:
-    """One product measured twice as fast as all others: its price changes by less than a tenth, never to below light."""
+    """One product measured twice as fast as all others: its price changes by under a tenth, never to below light."""
     lucky = [p for p in PROFILE.devices[0].ops if (p.op, p.rows, p.format) == ("linear", 1, "float32")][12]
     faster = msgspec.structs.replace(lucky, together_s=lucky.together_s / 2)
     device = PROFILE.devices[0]
