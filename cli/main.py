@@ -125,7 +125,7 @@ def _line(error: Exception) -> str:
         return f"{error.filename or 'standard output'}: {error.strerror}"
     if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
         return text
-    return f"internal error: {type(error).__name__}: {text}; TPPLAN_DEBUG=1 shows where"
+    return f"internal error: {type(error).__name__}: {text[:300]}; TPPLAN_DEBUG=1 shows where"
 
 
 def _leave(code: int | None) -> NoReturn:

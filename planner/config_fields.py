@@ -18,6 +18,7 @@ Layers = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+MAX_WEIGHTS = 1 << 44  # larger than any model there is; their bytes still fit the solver's integers
 
 
 def refuse_unknown(fields: Mapping[str, Any], known: Collection[str], hint: str) -> None:
@@ -47,6 +48,8 @@ def checked(spec: ModelSpec) -> ModelSpec:
     """`spec` itself; ValueError where its numbers contradict each other."""
     if spec.heads % spec.kv_heads:
         raise ValueError(f"{spec.heads} attention heads are not a multiple of {spec.kv_heads} key/value heads")
+    if spec.weights > MAX_WEIGHTS:
+        raise ValueError(f"{spec.weights:.3g} weights are more than the {MAX_WEIGHTS:.3g} that can be planned for")
     if spec.head_dim % 2:
         raise ValueError(f"head dimension {spec.head_dim} is odd; rotary embedding needs pairs")
     rope = spec.rope

@@ -12,6 +12,8 @@ from .model_spec import ModelSpec
 from .plan import MLP_UNIT, BlockPlan, Split, size
 from .request import Request
 
+MAX_CACHED = 1 << 44  # keys, and as many values: more than fits any machine, and bytes the solver can still count
+
 
 def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) -> None:
     """ValueError, one line with the reason, for a request that no plan could honour."""
@@ -25,6 +27,10 @@ def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) 
         )
     if w.context > model.context:
         raise ValueError(f"context {w.context} exceeds the {model.context} positions this model was made for")
+    if w.batch * w.context * model.layers * model.kv_heads * model.head_dim > MAX_CACHED:
+        raise ValueError(
+            f"the KV cache of {w.batch} sequences of {w.context} tokens is absurd: lower --batch or --context"
+        )
     if not 0 < request.time_limit_s < math.inf:
         raise ValueError(f"the time limit must be a positive number, not {request.time_limit_s:g} s")
     for name, cap in request.caps.items():

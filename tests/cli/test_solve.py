@@ -47,6 +47,7 @@ def test_tables_are_for_people(tpplan, box: Path) -> None:
     [
         (["--cap", "cpu:0=1MB", "--cap", "cpu:1=1MB"], 3, "cpu:"),
         (["--cap", "cpu:0=0", "--cap", "cpu:1=0"], 3, "cpu:"),
+        (["--context", "8192", "--batch", "16777216"], 1, "absurd"),
         (["--time-limit", "nan"], 1, "time limit"),
         (["--cap", "cuda:7=1GB"], 1, "cuda:7"),
         (["--attention-split", "2,2"], 1, "sums to 4"),

@@ -126,6 +126,7 @@ def test_saved_defaults_are_read(architecture: str, tmp_path: Path) -> None:
 
 
 REFUSED = (
+    ({"hidden_size": 1 << 24, "intermediate_size": 1 << 24, "num_hidden_layers": 4096}, "weights"),
     ({"model_type": "gemma2"}, "model_type"),
     ({"model_type": None}, "model_type"),
     ({"model_type": ["llama"]}, "model_type"),
