@@ -39,7 +39,7 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
             title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
         )
         for index, column in enumerate(columns):
-            table.add_column(column, justify="right" if index else "left")
+            table.add_column(column, justify="right" if index else "left", no_wrap=not index, overflow="fold")
         for row in rows:
             table.add_row(*map(Text, row))
         console.print(table)

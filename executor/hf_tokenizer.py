@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 from tokenizers import Tokenizer
 
+from ..hwprofiles.files import read_small
 from .vocabulary import MAX_TOKENS, Vocabulary, check_bpe
-
-MAX_FILE_BYTES = 128 << 20
 
 
 class _Model(msgspec.Struct):
@@ -66,11 +65,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 def _read(path: Path) -> bytes | None:
     """The file's bytes, or None where there is no such file."""
-    if not path.is_file():
-        return None
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path.name} is larger than {MAX_FILE_BYTES >> 20} MiB")
-    return path.read_bytes()
+    return read_small(path) if path.is_file() else None
 
 
 def _decode(name: str, data: bytes, kind: Any) -> Any:

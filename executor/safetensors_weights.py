@@ -17,6 +17,7 @@ from .stored import Stored
 
 MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+AGAIN = "download it again"
 _TYPES = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
 
 
@@ -70,7 +71,7 @@ def _file_tensors(path: Path) -> dict[str, Stored]:
             file_bytes = os.fstat(file.fileno()).st_size
             header_bytes = int.from_bytes(file.read(8), "little")
             if file_bytes < 8 or header_bytes > min(file_bytes - 8, MAX_HEADER_BYTES):
-                raise ValueError(f"claims a header of {header_bytes:,} bytes in a file of {file_bytes:,}")
+                raise ValueError(f"claims a header of {header_bytes:,} bytes in a file of {file_bytes:,}; {AGAIN}")
             header = file.read(header_bytes)
         return _tensors(path, header, 8 + header_bytes, file_bytes)
     except OSError as error:
@@ -78,7 +79,7 @@ def _file_tensors(path: Path) -> dict[str, Stored]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a safetensors file, its header is no table of tensors: {error}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; download it again") from None
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _tensors(path: Path, header: bytes, start: int, file_bytes: int) -> dict[str, Stored]:
@@ -91,17 +92,19 @@ def _tensors(path: Path, header: bytes, start: int, file_bytes: int) -> dict[str
         tensor = _stored(path, name, entry, start)
         if entry.data_offsets != (end, end + tensor.bytes):
             raise ValueError(
-                f"tensor {name[:120]!r} overlaps its neighbour, leaves a gap or has another size than its shape"
+                f"tensor {name[:120]!r} overlaps another, leaves a gap or has another size than its shape; {AGAIN}"
             )
         tensors[name], end = tensor, end + tensor.bytes
     if start + end != file_bytes:
-        raise ValueError(f"its tensors end at byte {start + end:,}, the file at {file_bytes:,}")
+        raise ValueError(f"its tensors end at byte {start + end:,}, the file at {file_bytes:,}; {AGAIN}")
     return tensors
 
 
 def _stored(path: Path, name: str, entry: _Entry, start: int) -> Stored:
     if entry.dtype not in _TYPES:
-        raise ValueError(f"tensor {name[:120]!r} has dtype {entry.dtype[:40]!r}; {', '.join(_TYPES)} are read")
+        raise ValueError(
+            f"tensor {name[:120]!r} has dtype {entry.dtype[:40]!r}; convert it to float32, float16 or bfloat16"
+        )
     if not 1 <= len(entry.shape) <= 8 or min(entry.shape) < 1:
-        raise ValueError(f"tensor {name[:120]!r} has shape {entry.shape[:8]}; sizes must be positive")
+        raise ValueError(f"tensor {name[:120]!r} has shape {entry.shape[:8]}; sizes must be positive; {AGAIN}")
     return Stored(path, start + entry.data_offsets[0], tuple(entry.shape), _TYPES[entry.dtype])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .profile import DeviceProfile, HardwareProfile, OpPoint
 from .units import Table, binary_bytes, duration, rate
 
-DEVICE_COLUMNS = ("device", "cores", "free memory", "read alone", "read together", "matrix products", "per pass")
+DEVICE_COLUMNS = ("device", "cores", "free memory", "read alone", "read together", "matrices", "hand-off per pass")
 EXCHANGE_COLUMNS = ("device", "push alone", "push together", "pull alone", "pull together")
 
 

@@ -9,7 +9,9 @@ Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 
 def duration(seconds: float) -> str:
-    """`0.000012` as `12.0 us`."""
+    """`0.000012` as `12 us`, `180` as `3 min`."""
+    if seconds >= 120:
+        return f"{seconds / 60:.3g} min"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

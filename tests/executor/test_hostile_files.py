@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from tpplan.executor.safetensors_weights import safetensors_tensors
 from tpplan.executor.weight_files import check_weights, open_weights
 from tpplan.planner.gguf_header import read_header
 from tpplan.planner.model_files import load_model
@@ -271,3 +272,10 @@ def no_descriptor_leaks() -> Iterator[None]:
     before = len(list(folder.iterdir())) if folder.is_dir() else 0
     yield
     assert not folder.is_dir() or len(list(folder.iterdir())) <= before + 1
+
+
+def test_dtypes_that_are_not_read_are_told_with_the_fix(tmp_path: Path) -> None:
+    """Downloading again is no advice for a sound file of another dtype: converting is."""
+    save_file({"a": torch.zeros(2, dtype=torch.float64)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"'F64'; convert it to float32, float16 or bfloat16$"):
+        safetensors_tensors(tmp_path)
