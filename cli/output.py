@@ -11,6 +11,9 @@ from typing import Any, TextIO
 
 from ..hwprofiles.units import Table
 
+WIDTH = 160
+"""Of tables, at most; a narrower terminal breaks lines, which keeps figures whole where narrower columns would not."""
+
 
 def emit(value: Any) -> None:
     """Prints `value` as one JSON object on stdout, in UTF-8 whatever the locale."""
@@ -32,8 +35,7 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    file = file or sys.stdout
-    console = Console(file=file, width=None if file.isatty() else 160)
+    console = Console(file=file or sys.stdout, width=WIDTH)
     for title, columns, rows in tables:
         table = RichTable(
             title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
