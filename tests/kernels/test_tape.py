@@ -160,8 +160,9 @@ def test_lanes_wait_for_each_other(lanes: int) -> None:
 def test_ends_follow_the_clock(lanes: int) -> None:
     """Steps end one after the other, between the start and the end of the run on the monotonic clock."""
     x, weights = torch.randn(48), [torch.eye(48)] * 20
+    buffers = [poisoned(48) for _ in weights]  # instructions hold addresses only
     started_ns = time.monotonic_ns()
-    _, ends_ns, _ = run_lanes(chain(x, weights, [poisoned(48) for _ in weights]), (0, 1, 0), lanes)
+    _, ends_ns, _ = run_lanes(chain(x, weights, buffers), (0, 1, 0), lanes)
     times_ns = [started_ns, *ends_ns.tolist(), time.monotonic_ns()]
     assert times_ns == sorted(times_ns)
 
