@@ -8,10 +8,12 @@ from __future__ import annotations
 from math import isclose, isfinite
 
 from ..hwprofiles.profile import HardwareProfile
+from .layer_graph import layer_graph, pass_steps
 from .memory import device_bytes, host_cap
 from .model_spec import ModelSpec
-from .plan import HIDDEN_UNIT, MLP_UNIT, SCHEMA_VERSION, VOCAB_UNIT, BlockPlan, Plan, Range, members
+from .plan import HIDDEN_UNIT, MLP_UNIT, SCHEMA_VERSION, VOCAB_UNIT, BlockPlan, Plan, Range, devices_used, members
 from .price import Pricer
+from .steps import Step
 
 TOLERANCE = 1e-6
 
@@ -103,9 +105,23 @@ def _check_profile(plan: Plan, profile: HardwareProfile) -> None:
 
 
 def _check_latency(plan: Plan, model: ModelSpec, profile: HardwareProfile) -> None:
+    """All figures by the pricer's stage sums; decode also by the whole graph's longest path, which knows no stages."""
     pricer = Pricer(model, profile, plan.dtype, plan.workload)
     predicted = pricer.predict(plan.split)
     pairs = [(getattr(predicted, name), getattr(plan.predicted, name)) for name in predicted.__struct_fields__]
-    for ours, theirs in [*pairs, (pricer.objective_s(predicted), plan.objective_s)]:
+    pairs += [(pricer.objective_s(predicted), plan.objective_s)]
+    pairs += [(_decode_by_graph_s(plan, model, pricer), plan.predicted.decode_s_per_token)]
+    for ours, theirs in pairs:
         if not isfinite(theirs) or not isclose(ours, theirs, rel_tol=TOLERANCE):
             raise ValueError(f"the plan promises {theirs:.6g} where the layer graph says {ours:.6g}: solve again")
+
+
+def _decode_by_graph_s(plan: Plan, model: ModelSpec, pricer: Pricer) -> float:
+    """Seconds of one decode pass: when the last step of the layer graph ends, plus the fixed cost of a pass."""
+    batch = plan.workload.batch
+    graph = layer_graph(pass_steps(model, plan.split, batch, pricer.decode_context, batch))
+    ends_s: dict[Step, float] = {}
+    for step in graph:  # steps were added in an order that they can run in
+        begin_s = max((ends_s[before] for before in graph.predecessors(step)), default=0.0)
+        ends_s[step] = begin_s + pricer.cost.step_s(step)
+    return max(ends_s.values()) + max(pricer.profile.devices[d].step_overhead_s for d in devices_used(plan.split))

@@ -56,12 +56,3 @@ class Step:
     widths: tuple[int, ...] = ()
     combine: Literal["", "sum", "concat"] = ""
     contended: bool = False
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations, 2 per multiply-add."""
-        if self.kind is Kind.LINEAR:
-            return 2 * self.rows * self.in_features * self.out_features
-        if self.kind is Kind.ATTENTION:
-            return 4 * self.rows * self.out_features * self.context
-        return self.rows * max(self.in_features, self.out_features)

@@ -260,3 +260,10 @@ def test_what_a_signal_publishes_is_there() -> None:
         thread.join()
     assert outcomes == [ARRIVED, ARRIVED]
     assert shared.words[:2, 0].tolist() == [rounds, rounds]
+
+
+def test_the_planner_counts_the_slots_there_are() -> None:
+    """The planner, which never loads kernels, counts as many slots a producer as the ring has."""
+    from tpplan.planner import memory
+
+    assert memory.SLOTS == staging.SLOT_RING
