@@ -42,7 +42,7 @@ class Figures:
         if self.profile is None:
             return self.plan.predicted
         work = Workload(prompt_tokens, new_tokens, 1, self.plan.workload.context)
-        return Pricer(self.model, self.profile, self.plan.dtype, work).predict(self.plan.split)
+        return Pricer(self.model, self.profile, self.plan.dtype, work, self.plan.cache_dtype).predict(self.plan.split)
 
     def measured(self, result: Generation) -> Predicted:
         """The same figures as they were."""

@@ -190,7 +190,7 @@ class Session:
 
 def _refuse_full_memory(plan: Plan, model: ModelSpec) -> None:
     one_sequence = msgspec.structs.replace(plan.workload, batch=1)
-    needed = sum(held.total for held in device_bytes(model, plan.split, one_sequence, plan.dtype))
+    needed = sum(held.total for held in device_bytes(model, plan.split, one_sequence, plan.dtype, plan.cache_dtype))
     if needed > (free := available_bytes()):
         raise ValueError(
             f"the plan needs {needed / 2**20:.0f} MiB of host memory, {free / 2**20:.0f} MiB are free: "

@@ -15,7 +15,7 @@ import torch
 from ..kernels import staging
 from ..kernels.worker import Worker
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import PREFILL_CHUNK, size
+from ..planner.plan import PREFILL_CHUNK, kv_span, size
 from ..planner.steps import Kind, Step
 from .weights import Key, Shard
 
@@ -58,7 +58,7 @@ class DeviceState:
         self.cos, self.sin = ropes
         capacity = len(self.cos)
         self.cache = {
-            step.layer: torch.zeros(2, size(step.span), capacity, model.head_dim)
+            step.layer: torch.zeros(2, size(kv_span(step.span, model.group)), capacity, model.head_dim)
             for step in steps
             if step.kind is Kind.ROPE
         }

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import Range, Split, members, size
+from ..planner.plan import Range, Split, kv_span, members, size
 from ..planner.steps import Kind, Step
 from ..planner.strategy import OUTPUT_PROJECTION
 
@@ -70,14 +70,14 @@ class ShardReader:
             case "rope":
                 return Shard(*(self.files.read(f"{prefix}self_attn.{which}_norm.weight") for which in "qk"))
             case "qkv":
-                queries, keys = _scaled(step.span, model.group * model.head_dim), _scaled(step.span, model.head_dim)
+                queries, keys = (_scaled(s, model.head_dim) for s in (step.span, kv_span(step.span, model.group)))
                 names = [f"{prefix}self_attn.{which}_proj" for which in "qkv"]
                 return self._stacked(step, names, [queries, keys, keys], model.qkv_bias)
             case "gate_up":
                 names = [f"{prefix}mlp.{which}_proj" for which in ("gate", "up")]
                 return self._stacked(step, names, [step.span, step.span], model.mlp_bias)
             case "o_proj":
-                inputs = _scaled(step.span, model.group * model.head_dim)
+                inputs = _scaled(step.span, model.head_dim)
                 return self._output(step, f"{prefix}self_attn.o_proj", inputs, model.o_bias)
             case "down_proj":
                 return self._output(step, f"{prefix}mlp.down_proj", step.span, model.mlp_bias)

@@ -12,10 +12,10 @@ from typing import Literal
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Op = Literal["embed", "norm", "linear", "rope", "attention", "swiglu", "residual", "argmax", "push", "pull"]
-Format = Literal["float32", "bfloat16", "int4"]
+Format = Literal["float32", "bfloat16", "int8", "int4"]
 
 
 class OpPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,8 +38,31 @@ class OpPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peers: int = 0
 
 
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One device's path to host memory, each direction apart, in bytes/s. `port`: the root port or switch it hangs on,
+    by name; devices of one port share it.
+    """
+
+    name: str
+    push_bytes_per_s: float
+    pull_bytes_per_s: float
+    port: str = ""
+
+
+class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A root port or switch whose bytes/s in each direction all links on it share."""
+
+    name: str
+    push_bytes_per_s: float
+    pull_bytes_per_s: float
+
+
 class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One device: memory in bytes, bandwidth in bytes/s, matrix rate in operations/s (2 per multiply-add)."""
+    """One device: memory in bytes, bandwidth in bytes/s, matrix rate in operations/s (2 per multiply-add).
+
+    `link`: None where figures of pushes and pulls say all (a CPU's own memory). `export_only`: why `run` cannot use the
+    device, "" where it can.
+    """
 
     name: str
     kind: Literal["cpu", "cuda"]
@@ -51,14 +74,21 @@ class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     matmul_flops_per_s: float
     step_overhead_s: float
     ops: tuple[OpPoint, ...]
+    link: Link | None = None
+    export_only: str = ""
 
 
 class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The machine the figures were taken on. `memory_bytes` is what was available to all CPU devices together."""
+    """The machine the figures were taken on. `memory_bytes` is what was available to all CPU devices together.
+
+    `bytes_per_s`: of host memory, which all pushes and pulls share; 0 where the figures include it.
+    """
 
     description: str
     cores: int
     memory_bytes: int
+    bytes_per_s: float = 0.0
+    ports: tuple[Port, ...] = ()
 
 
 class HardwareProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .memory import DeviceBytes, device_bytes, fits
-from .plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, Baseline, BlockPlan, LayerPlan, Range, Split, Strategy, size
+from .plan import HIDDEN_UNIT, VOCAB_UNIT, Baseline, BlockPlan, LayerPlan, Range, Split, Strategy, size
 from .price import Pricer
 from .units import Units
+from .weight_formats import mlp_unit
 
 FITTED = Callable[[Split], bool]
 
@@ -49,7 +50,7 @@ def price_baselines(
 
 def split_bytes(pricer: Pricer, split: Split) -> tuple[DeviceBytes, ...]:
     """What each device of the split holds, at the pricer's workload."""
-    return device_bytes(pricer.model, split, pricer.workload, pricer.dtype)
+    return device_bytes(pricer.model, split, pricer.workload, pricer.dtype, pricer.cache_dtype)
 
 
 def proportional_split(
@@ -60,7 +61,11 @@ def proportional_split(
 ) -> Split:
     """Every block shared in proportion to `weights`, all layers alike; strategy and units of a block may be given."""
     m = pricer.model
-    heads, columns, vocabulary = Units(m.kv_heads, 1), Units(m.mlp, MLP_UNIT), Units(m.vocab, VOCAB_UNIT)
+    heads, columns, vocabulary = (
+        Units(m.heads, m.group),
+        Units(m.mlp, mlp_unit(m, pricer.dtype)),
+        Units(m.vocab, VOCAB_UNIT),
+    )
     layer = LayerPlan(_block(m.hidden, heads, weights, *attention), _block(m.hidden, columns, weights, *mlp))
     table = vocabulary.spans(_shares(vocabulary.count, weights))
     return Split(table, (layer,) * m.layers, table)
@@ -81,7 +86,7 @@ def _layer_splits(layers: int, tied: bool, pricer: Pricer, weights: Sequence[flo
     m, counts = pricer.model, _shares(layers, weights)
     owners = [d for d, count in enumerate(counts) for _ in range(count)]
     plans = [
-        LayerPlan(BlockPlan("row", _whole(m.kv_heads, len(counts), d)), BlockPlan("row", _whole(m.mlp, len(counts), d)))
+        LayerPlan(BlockPlan("row", _whole(m.heads, len(counts), d)), BlockPlan("row", _whole(m.mlp, len(counts), d)))
         for d in range(len(counts))
     ]
     stack = tuple(plans[d] for d in owners)

@@ -11,9 +11,10 @@ from ..hwprofiles.profile import HardwareProfile
 from .layer_graph import layer_graph, pass_steps
 from .memory import device_bytes, host_cap
 from .model_spec import ModelSpec
-from .plan import HIDDEN_UNIT, MLP_UNIT, SCHEMA_VERSION, VOCAB_UNIT, BlockPlan, Plan, Range, devices_used, members
+from .plan import HIDDEN_UNIT, SCHEMA_VERSION, VOCAB_UNIT, BlockPlan, Plan, Range, devices_used, members
 from .price import Pricer
 from .steps import Step
+from .weight_formats import mlp_unit
 
 TOLERANCE = 1e-6
 
@@ -22,9 +23,10 @@ def check(plan: Plan, model: ModelSpec, profile: HardwareProfile | None = None) 
     """Raises ValueError, one line saying what is wrong, unless `plan` is a sound plan of `model` (on `profile`)."""
     _check_header(plan, model)
     _check_vocabulary(plan, model)
+    unit = mlp_unit(model, plan.dtype)
     for i, layer in enumerate(plan.layers):
-        _check_block(f"layer {i} attention", layer.attention, len(plan.devices), model.kv_heads, 1, model.hidden)
-        _check_block(f"layer {i} mlp", layer.mlp, len(plan.devices), model.mlp, MLP_UNIT, model.hidden)
+        _check_block(f"layer {i} attention", layer.attention, len(plan.devices), model.heads, 1, model.hidden)
+        _check_block(f"layer {i} mlp", layer.mlp, len(plan.devices), model.mlp, unit, model.hidden)
     _check_memory(plan, model)
     if profile is not None:
         _check_profile(plan, profile)
@@ -57,7 +59,12 @@ def _check_block(where: str, block: BlockPlan, devices: int, total: int, unit: i
     if block.strategy == "row":
         if block.outputs:
             raise ValueError(f"{where}: a row block has no outputs of its own: solve again")
+        for sums in (block.decode_sums, block.prefill_sums):
+            if sums:
+                _check_spans(f"{where} sums", sums, devices, hidden, HIDDEN_UNIT)
         return
+    if block.decode_sums or block.prefill_sums:
+        raise ValueError(f"{where}: a column block has nothing to sum: solve again")
     _check_spans(f"{where} outputs", block.outputs, devices, hidden, HIDDEN_UNIT)
     if not set(members(block.outputs)) <= set(members(block.units)):
         raise ValueError(f"{where}: a device without units has outputs: solve again")
@@ -81,7 +88,8 @@ def _check_spans(where: str, spans: tuple[Range, ...], devices: int, total: int,
 def _check_memory(plan: Plan, model: ModelSpec) -> None:
     if tuple(use.name for use in plan.device_use) != plan.devices:
         raise ValueError("the plan's device_use does not list its devices in order: solve again")
-    for use, needed in zip(plan.device_use, device_bytes(model, plan.split, plan.workload, plan.dtype)):
+    needed_bytes = device_bytes(model, plan.split, plan.workload, plan.dtype, plan.cache_dtype)
+    for use, needed in zip(plan.device_use, needed_bytes):
         if use.bytes != needed.total:
             raise ValueError(f"{use.name} needs {needed.total} bytes, the plan says {use.bytes}: solve again")
         if needed.total > use.cap_bytes:
@@ -106,7 +114,7 @@ def _check_profile(plan: Plan, profile: HardwareProfile) -> None:
 
 def _check_latency(plan: Plan, model: ModelSpec, profile: HardwareProfile) -> None:
     """All figures by the pricer's stage sums; decode also by the whole graph's longest path, which knows no stages."""
-    pricer = Pricer(model, profile, plan.dtype, plan.workload)
+    pricer = Pricer(model, profile, plan.dtype, plan.workload, plan.cache_dtype)
     predicted = pricer.predict(plan.split)
     pairs = [(getattr(predicted, name), getattr(plan.predicted, name)) for name in predicted.__struct_fields__]
     pairs += [(pricer.objective_s(predicted), plan.objective_s)]

@@ -242,16 +242,16 @@ def _maximum(cp: Any, widths: list[Expression]) -> Expression:
 
 
 def _width(name: str, sizes: Sizes) -> tuple[int, int]:
-    """Output projection inputs: of one KV head or MLP column, and of all."""
+    """Output projection inputs: of one query head or MLP column, and of all."""
     m = sizes.model
-    return (m.group * m.head_dim, sizes.attention_width) if name == "attention" else (1, m.mlp)
+    return (m.head_dim, sizes.attention_width) if name == "attention" else (1, m.mlp)
 
 
 def _block_bytes(name: str, v: Variant, sizes: Sizes, d: int) -> Expression:
     m, share, attention = sizes.model, v.inputs.by_device[d], name == "attention"
     each, whole = _width(name, sizes)
     bias = 4 * (m.o_bias if attention else m.mlp_bias)
-    first = sizes.qkv(1) + sizes.cache(1) if attention else sizes.gate_up(1)
+    first = sizes.qkv(1) + -(-(2 * sizes.qkv(1) + sizes.cache(1)) // m.group) if attention else sizes.gate_up(1)
     total = share.linear(first) + sizes.norms(name) * share.used
     if v.outputs is None:
         return total + share.linear(sizes.o_proj(each, m.hidden)) + bias * m.hidden * share.used
@@ -262,7 +262,7 @@ def _block_bytes(name: str, v: Variant, sizes: Sizes, d: int) -> Expression:
 def _block_buffers(name: str, v: Variant, sizes: Sizes, d: int) -> list[tuple[str, Expression]]:
     m, share = sizes.model, v.inputs.by_device[d]
     each, whole = _width(name, sizes)
-    wide = m.head_dim * (m.group + 2) if name == "attention" else 2
+    wide = -(-m.head_dim * (m.group + 2) // m.group) if name == "attention" else 2
     first, inner = ("qkv", "attention") if name == "attention" else ("gate_up", "swiglu")
     buffers = [(first, share.linear(wide)), (inner, share.linear(each))]
     if v.outputs:

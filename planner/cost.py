@@ -10,8 +10,9 @@ from bisect import bisect_left
 from math import exp, inf, log
 
 from ..hwprofiles.profile import DeviceProfile, HardwareProfile, OpPoint
-from .plan import DTYPE_BYTES, Dtype
+from .plan import DTYPE_BYTES, CacheDtype, Dtype
 from .steps import Kind, Step
+from .weight_formats import DEFAULT_GROUP, grouped_bytes, is_quantised, vocabulary_dtype
 
 _SHORTEST_S = 1e-10
 # How far, on log axes, measurements share their noise: a solver exploits every point that was measured luckily.
@@ -23,13 +24,20 @@ _Line = list[tuple[float, float]]
 class CostModel:
     """Times of steps in seconds; steps of equal shape are priced once.
 
-    ValueError where the profile lacks an operation.
+    `group_size`: inputs of a quantised weight's group. ValueError where the profile lacks an operation.
     """
 
-    def __init__(self, profile: HardwareProfile, dtype: Dtype) -> None:
-        self.profile, self.dtype = profile, dtype
+    def __init__(
+        self,
+        profile: HardwareProfile,
+        dtype: Dtype,
+        cache_dtype: CacheDtype = "float32",
+        group_size: int = DEFAULT_GROUP,
+    ) -> None:
+        self.profile, self.dtype, self.group_size = profile, dtype, group_size
+        self.cache_bytes = DTYPE_BYTES[cache_dtype]
         self._seconds: dict[tuple[object, ...], float] = {}
-        self._levels: dict[tuple[int, Kind, bool], dict[int, _Level]] = {}
+        self._levels: dict[tuple[int, Kind, bool, Dtype], dict[int, _Level]] = {}
         self._lines: dict[tuple[int, Kind, bool], dict[int, _Line]] = {}
 
     def step_s(self, step: Step) -> float:
@@ -47,6 +55,9 @@ class CostModel:
             len(step.peers),
             step.combine,
             step.contended,
+            step.role == "lm_head",
+            step.extra_bytes,
+            self._rivals(step),
         )
         found = self._seconds.get(key)
         if found is None:
@@ -57,17 +68,19 @@ class CostModel:
         if step.kind in (Kind.LINEAR, Kind.ATTENTION):
             return self._by_efficiency(step)
         if step.kind is Kind.PULL:
-            return self._pull_s(step) + self.profile.rendezvous_s
+            return max(self._pull_s(step), self.shared_path_s(step)) + self.profile.rendezvous_s
         if step.kind is Kind.PUSH:
-            return _surface(self._small(step, 0), 1, step.rows * step.in_features)
+            return max(_surface(self._small(step, 0), 1, step.rows * step.in_features), self.shared_path_s(step))
         return _surface(self._small(step), step.rows, _width(step))
 
     def _by_efficiency(self, step: Step) -> float:
         """Fixed time, plus speed-of-light time over efficiency; the latter interpolated on log axes."""
-        device = self.profile.devices[step.device]
-        key, weight_bytes = (step.device, step.kind, step.contended), DTYPE_BYTES[self.dtype]
+        device, dtype = self.profile.devices[step.device], self._dtype(step)
+        key, each = (step.device, step.kind, step.contended, dtype), self._bytes_each(step.kind, dtype)
         if key not in self._levels:
-            self._levels[key] = _levels(self._points(device, step.kind), device, step.contended, weight_bytes)
+            points = self._points(device, step.kind, dtype)
+            measured = each if step.kind is Kind.LINEAR else 4.0  # the format that attention was measured with
+            self._levels[key] = _levels(points, device, step.contended, measured)
         levels = self._levels[key]
         below, above, share = _bracket(sorted(levels), step.rows)
         shape, spread = _shape(step), _SPREAD[step.kind]
@@ -75,7 +88,40 @@ class CostModel:
         if share:
             efficiency += (_local_average(levels[above][0], shape, spread) - efficiency) * share
             fixed_s += (levels[above][1] - fixed_s) * share
-        return fixed_s + _light_s(step, device, step.contended, weight_bytes) / exp(efficiency)
+        extra = step.extra_bytes if is_quantised(dtype) else 0
+        return fixed_s + _light_s(step, device, step.contended, each, extra) / exp(efficiency)
+
+    def _dtype(self, step: Step) -> Dtype:
+        return vocabulary_dtype(self.dtype) if step.role == "lm_head" else self.dtype
+
+    def _bytes_each(self, kind: Kind, dtype: Dtype) -> float:
+        """Bytes of one weight (matrix products) or one cached value (attention)."""
+        if kind is Kind.ATTENTION:
+            return self.cache_bytes
+        return grouped_bytes(dtype, self.group_size) if is_quantised(dtype) else DTYPE_BYTES[dtype]
+
+    def _rivals(self, step: Step) -> tuple[int, int]:
+        """How many of the step's movers share its device's port, and how many host memory; (0, 0) where unlimited."""
+        devices, host = self.profile.devices, self.profile.host
+        link = devices[step.device].link
+        if not step.movers or link is None:
+            return 0, 0
+        port = sum(1 for m in step.movers if (other := devices[m].link) and other.port == link.port) if link.port else 0
+        return port, sum(1 for m in step.movers if devices[m].link) if host.bytes_per_s else 0
+
+    def shared_path_s(self, step: Step) -> float:
+        """Least seconds of a push or pull while all of its movers use their port and host memory alike."""
+        on_port, on_host = self._rivals(step)
+        if not on_host and not on_port:
+            return 0.0
+        moved, host = moved_bytes(step), self.profile.host
+        seconds = moved * on_host / host.bytes_per_s if on_host else 0.0
+        link = self.profile.devices[step.device].link
+        for port in host.ports:
+            if on_port and link is not None and port.name == link.port:
+                rate = port.push_bytes_per_s if step.kind is Kind.PUSH else port.pull_bytes_per_s
+                seconds = max(seconds, moved * on_port / rate)
+        return seconds
 
     def _pull_s(self, step: Step) -> float:
         """Linear in the number of slices beyond those measured; a concatenation reads slices of the mean width."""
@@ -104,8 +150,8 @@ class CostModel:
             self._lines[key] = {rows: sorted(line.items()) for rows, line in lines.items()}
         return self._lines[key]
 
-    def _points(self, device: DeviceProfile, kind: Kind) -> list[OpPoint]:
-        wanted = self.dtype if kind is Kind.LINEAR else None
+    def _points(self, device: DeviceProfile, kind: Kind, dtype: Dtype | None = None) -> list[OpPoint]:
+        wanted = dtype if kind is Kind.LINEAR else None
         points = [p for p in device.ops if p.op == kind and wanted in (None, p.format)]
         if not points:
             form = f" in {wanted}" if wanted else ""
@@ -122,21 +168,32 @@ def _shape(step: Step | OpPoint) -> tuple[float, ...]:
     return tuple(log(max(n, 1)) for n in (step.in_features, step.out_features, step.context))
 
 
-def _light_s(step: Step | OpPoint, device: DeviceProfile, together: bool, weight_bytes: int) -> float:
-    """The larger of bytes (weights or cache, float32 activations) over bandwidth and operations over matrix rate."""
+def moved_bytes(step: Step) -> int:
+    """Bytes that a push or pull sends over its device's link; a device does not pull what it pushed itself."""
+    if step.kind is Kind.PUSH:
+        return 4 * step.rows * step.in_features
+    return 4 * step.rows * sum(width for peer, width in zip(step.peers, step.widths) if peer != step.device)
+
+
+def _light_s(
+    step: Step | OpPoint, device: DeviceProfile, together: bool, each_bytes: float, extra_bytes: int = 0
+) -> float:
+    """The larger of bytes (weights or cache at `each_bytes`, float32 activations) over bandwidth and operations over
+    matrix rate.
+    """
     kind = step.kind if isinstance(step, Step) else step.op
     wide_in, wide_out = step.in_features, step.out_features
     if kind == Kind.LINEAR:
-        read = weight_bytes * wide_in * wide_out + 4 * step.rows * (wide_in + wide_out)
+        read = each_bytes * wide_in * wide_out + extra_bytes + 4 * step.rows * (wide_in + wide_out)
         flops = 2 * step.rows * wide_in * wide_out
     else:
-        read = 8 * wide_in * step.context + 8 * step.rows * wide_out
+        read = 2 * each_bytes * wide_in * step.context + 8 * step.rows * wide_out
         flops = 4 * step.rows * wide_out * step.context
     rate = device.read_bytes_per_s if together else device.read_bytes_per_s_alone
     return max(read / rate, flops / device.matmul_flops_per_s)
 
 
-def _levels(points: list[OpPoint], device: DeviceProfile, together: bool, weight_bytes: int) -> dict[int, _Level]:
+def _levels(points: list[OpPoint], device: DeviceProfile, together: bool, each_bytes: float) -> dict[int, _Level]:
     """By rows: efficiencies of all points, beyond what every call lost to light at least (a launch, on a GPU).
 
     A matrix product faster than light was lucky.
@@ -144,7 +201,7 @@ def _levels(points: list[OpPoint], device: DeviceProfile, together: bool, weight
     timed: dict[int, list[tuple[OpPoint, float, float]]] = {}
     for p in points:
         seconds = max(p.together_s if together else p.alone_s, _SHORTEST_S)
-        timed.setdefault(p.rows, []).append((p, seconds, _light_s(p, device, together, weight_bytes)))
+        timed.setdefault(p.rows, []).append((p, seconds, _light_s(p, device, together, each_bytes)))
     levels = {}
     for rows, each in timed.items():
         fixed_s = max(0.0, min(seconds - light_s for _, seconds, light_s in each)) if len(each) > 1 else 0.0

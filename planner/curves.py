@@ -10,10 +10,11 @@ from itertools import pairwise
 from math import ceil, floor
 
 from .layer_graph import StepBuilder, attention_inputs, mlp_inputs
-from .plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, Strategy
+from .plan import HIDDEN_UNIT, VOCAB_UNIT, Strategy
 from .price import Chunk, Pricer
 from .steps import Block, Kind
 from .units import Units
+from .weight_formats import mlp_unit
 
 TOLERANCE = 1e-3
 MOST_PIECES = 40  # of all devices together
@@ -50,7 +51,7 @@ class StageCosts:
         self.pricer, self.model = pricer, m
         batch = pricer.workload.batch
         self.phases = ([Chunk(batch, pricer.decode_context, 1, batch)], pricer.chunks)
-        self.heads, self.columns = Units(m.kv_heads, 1), Units(m.mlp, MLP_UNIT)
+        self.heads, self.columns = Units(m.heads, m.group), Units(m.mlp, mlp_unit(m, pricer.dtype))
         self.hidden, self.vocabulary = Units(m.hidden, HIDDEN_UNIT), Units(m.vocab, VOCAB_UNIT)
         self.inputs = {"attention": m.heads * m.head_dim, "mlp": m.mlp}
 

@@ -22,7 +22,7 @@ from .plan import Split
 from .price import Pricer
 from .request import Request
 from .search import SOLVED, new_model
-from .wishes import given_by_hand
+from .wishes import given_by_hand, pricer_of
 
 QUESTION_S, ADVICE_S = 5.0, 20.0  # for one change, and for all of them
 MIB = 2**20
@@ -63,7 +63,7 @@ class Case:
     def fits(self) -> bool:
         """Whether a split that fits was found."""
         limit_s = min(QUESTION_S, self.deadline - time.perf_counter())
-        pricer = Pricer(self.model, self.profile, self.request.dtype, self.request.workload)
+        pricer = pricer_of(self.request, self.model, self.profile)
         try:
             return limit_s > 0 and fitting_split(pricer, self.request, self.caps, limit_s) is not None
         except Undecided:

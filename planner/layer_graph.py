@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from .model_spec import ModelSpec
-from .plan import BlockPlan, Range, Split, members, size
+from .plan import BlockPlan, Phase, Range, Split, kv_span, members, size
 from .steps import Block, Kind, Step
 from .strategy import OUTPUT_PROJECTION
 
@@ -26,6 +26,7 @@ class StepBuilder:
     rows: int
     context: int
     logits: int = 1
+    phase: Phase = "decode"
     collectives: int = 0
     layer: int = -1
     block: Block = "embed"
@@ -57,16 +58,46 @@ class StepBuilder:
         producers = tuple(sorted(widths))
         if not consumers or (producers == consumers and len(producers) == 1):
             return
-        site, wide_in = self.collectives, tuple(widths[p] for p in producers)
-        self.collectives += 1
+        self._push(role, widths, consumers)
+        wide_in = tuple(widths[p] for p in producers)
         total = sum(wide_in) if combine == "concat" else wide_in[0]
-        for p in producers:
-            if consumers != (p,):
-                width = widths[p]
-                self.add(p, Kind.PUSH, f"push_{role}", width, width, collective=site, peers=consumers)
         for c in consumers:
-            more = {"collective": site, "peers": producers, "widths": wide_in, "combine": combine}
-            self.add(c, Kind.PULL, f"pull_{role}", total, total, **more)
+            self._pull(c, role, producers, wide_in, total, consumers, combine=combine)
+        self.collectives += 1
+
+    def reduced_exchange(self, producers: tuple[int, ...], consumers: tuple[int, ...], sums: tuple[Range, ...]) -> None:
+        """Partial sums of `producers` added up by the reducers, each its columns `sums[d]`, then gathered."""
+        if not consumers or len(producers) == 1:
+            self.exchange("hidden", dict.fromkeys(producers, self.model.hidden), consumers, "sum")
+            return
+        reducers = members(sums)
+        self._push("parts", dict.fromkeys(producers, self.model.hidden), reducers)
+        for d in reducers:
+            width = size(sums[d])
+            self._pull(d, "parts", producers, (width,) * len(producers), width, reducers, combine="sum", span=sums[d])
+        self.collectives += 1
+        self.exchange("hidden", {d: size(sums[d]) for d in reducers}, consumers, "concat")
+
+    def _push(self, role: str, widths: dict[int, int], consumers: tuple[int, ...]) -> None:
+        producers = tuple(sorted(widths))
+        movers = tuple(p for p in producers if consumers != (p,))
+        for p in movers:
+            more = {"collective": self.collectives, "peers": consumers, "movers": movers}
+            self.add(p, Kind.PUSH, f"push_{role}", widths[p], widths[p], **more)
+
+    def _pull(
+        self,
+        device: int,
+        role: str,
+        producers: tuple[int, ...],
+        widths: tuple[int, ...],
+        total: int,
+        consumers: tuple[int, ...],
+        **more: object,
+    ) -> None:
+        movers = tuple(c for c in consumers if producers != (c,))
+        more |= {"collective": self.collectives, "peers": producers, "widths": widths, "movers": movers}
+        self.add(device, Kind.PULL, f"pull_{role}", total, total, **more)
 
 
 def _embedding(b: StepBuilder, split: Split, consumers: tuple[int, ...]) -> None:
@@ -78,9 +109,9 @@ def _embedding(b: StepBuilder, split: Split, consumers: tuple[int, ...]) -> None
 
 
 def attention_inputs(b: StepBuilder, d: int, span: Range) -> int:
-    """Norm to attention on device `d` with KV heads `span`; returns the width of its attention output."""
+    """Norm to attention on device `d` with query heads `span`; returns the width of its attention output."""
     m = b.model
-    q, kv = size(span) * m.group * m.head_dim, size(span) * m.head_dim
+    q, kv = size(span) * m.head_dim, size(kv_span(span, m.group)) * m.head_dim
     window = m.windows[b.layer]
     context = min(b.context, window) if window else b.context
     b.add(d, Kind.NORM, "norm", m.hidden, m.hidden)
@@ -88,6 +119,19 @@ def attention_inputs(b: StepBuilder, d: int, span: Range) -> int:
     b.add(d, Kind.ROPE, "rope", q + 2 * kv, q + 2 * kv, span=span)
     b.add(d, Kind.ATTENTION, "attention", kv, q, span=span, context=context)
     return q
+
+
+def scale_table_bytes(model: ModelSpec, block: Block, inputs: int) -> int:
+    """Bytes that the attention output projection split by row reads under act-order beyond its own share's scales.
+
+    Its `inputs` rows belong to any group, so a device keeps the scales of all groups, and a 32-bit group of each row.
+    The MLP needs none: its permutation is folded into the order of gate and up columns.
+    """
+    quant, width = model.quant, model.heads * model.head_dim
+    if quant is None or not quant.act_order or block != "attention" or inputs == width:
+        return 0
+    others = width // quant.group_size - inputs // quant.group_size
+    return 4 * others * model.hidden + 4 * inputs
 
 
 def mlp_inputs(b: StepBuilder, d: int, span: Range) -> int:
@@ -107,9 +151,13 @@ def _block(b: StepBuilder, layer: int, block: Block, plan: BlockPlan, consumers:
     widths = {d: inputs(b, d, plan.units[d]) for d in holders}
     if not rule.gathers_input:
         for d in holders:
-            b.add(d, Kind.LINEAR, role, widths[d], hidden, span=plan.units[d])
+            more = {"span": plan.units[d], "extra_bytes": scale_table_bytes(b.model, block, widths[d])}
+            b.add(d, Kind.LINEAR, role, widths[d], hidden, **more)
         b.add(holders[0], Kind.RESIDUAL, "residual", hidden, hidden, span=(0, hidden))
-        b.exchange("hidden", dict.fromkeys(holders, hidden), consumers, rule.combine)
+        if plan.sums(b.phase):
+            b.reduced_exchange(holders, consumers, plan.sums(b.phase))
+        else:
+            b.exchange("hidden", dict.fromkeys(holders, hidden), consumers, rule.combine)
         return
     writers = members(plan.outputs)
     b.exchange("inputs", widths, writers, "concat")
@@ -131,12 +179,15 @@ def _head(b: StepBuilder, split: Split) -> None:
         b.add(d, Kind.ARGMAX, "argmax", size(span), 1, span=span)
 
 
-def pass_steps(model: ModelSpec, split: Split, rows: int, context: int, logits: int = 1) -> list[Step]:
+def pass_steps(
+    model: ModelSpec, split: Split, rows: int, context: int, logits: int = 1, phase: Phase = "decode"
+) -> list[Step]:
     """All steps of one pass over `rows` tokens, in an order that every device can follow.
 
     `context`: cached positions that a row attends to, itself included. `logits`: last rows that the head takes, or 0.
+    `phase`: whose way of summing counts.
     """
-    b = StepBuilder(model, rows, context, logits)
+    b = StepBuilder(model, rows, context, logits, phase)
     blocks: list[tuple[int, Block, BlockPlan]] = []
     for i, layer in enumerate(split.layers):
         blocks += [(i, "attention", layer.attention), (i, "mlp", layer.mlp)]

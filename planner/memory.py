@@ -8,10 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..hwprofiles.profile import HardwareProfile
+from .layer_graph import scale_table_bytes
 from .model_spec import ModelSpec
-from .plan import DTYPE_BYTES, PREFILL_CHUNK, BlockPlan, Dtype, Split, Workload, devices_used, size
+from .plan import (
+    DTYPE_BYTES,
+    PREFILL_CHUNK,
+    BlockPlan,
+    CacheDtype,
+    Dtype,
+    Phase,
+    Split,
+    Workload,
+    devices_used,
+    kv_span,
+    size,
+)
+from .weight_formats import is_quantised, matrix_bytes, vocabulary_dtype
 
 FREE_PERCENT = 95
+PHASES: tuple[Phase, Phase] = ("decode", "prefill")
 SLOTS = 2  # of the ring each producer writes, so that a slow reader is never overrun
 
 
@@ -35,35 +50,36 @@ class Sizes:
     model: ModelSpec
     workload: Workload
     dtype: Dtype
+    cache_dtype: CacheDtype = "float32"
 
     @property
     def rows(self) -> int:
         """Rows of the largest pass."""
         return max(min(PREFILL_CHUNK, self.workload.context), self.workload.batch)
 
-    @property
-    def matrix(self) -> int:
-        return DTYPE_BYTES[self.dtype]
+    def matrix(self, weights: int) -> int:
+        """A matrix, or the part of one, of so many weights."""
+        return matrix_bytes(self.model, self.dtype, weights)
 
     @property
     def attention_width(self) -> int:
         return self.model.heads * self.model.head_dim
 
     def qkv(self, heads: int) -> int:
-        """q, k and v projections of `heads` KV heads with their biases (float32)."""
-        m = self.model
-        columns = heads * m.head_dim * (m.group + 2)
-        return columns * (m.hidden * self.matrix + 4 * m.qkv_bias)
+        """q, k or v projection of so many heads, with its bias (float32)."""
+        columns = heads * self.model.head_dim
+        return self.matrix(columns * self.model.hidden) + 4 * columns * self.model.qkv_bias
 
     def o_proj(self, inputs: int, outputs: int) -> int:
-        return inputs * outputs * self.matrix
+        return self.matrix(inputs * outputs)
 
     def cache(self, heads: int) -> int:
-        """K and V of one layer, float32, [2, KV heads, context, head_dim] a sequence."""
-        return 8 * heads * self.workload.context * self.model.head_dim * self.workload.batch
+        """K and V of one layer, [2, KV heads, context, head_dim] a sequence."""
+        positions = self.workload.context * self.workload.batch
+        return 2 * DTYPE_BYTES[self.cache_dtype] * heads * self.model.head_dim * positions
 
     def gate_up(self, columns: int) -> int:
-        return 2 * columns * (self.model.hidden * self.matrix + 4 * self.model.mlp_bias)
+        return self.matrix(2 * columns * self.model.hidden) + 8 * columns * self.model.mlp_bias
 
     def norms(self, block: str) -> int:
         """Float32 norm weights every member of a block holds."""
@@ -71,7 +87,7 @@ class Sizes:
         return 4 * (m.hidden + 2 * m.head_dim * (m.qk_norm and block == "attention"))
 
     def vocabulary(self, tokens: int) -> int:
-        return tokens * self.model.hidden * self.matrix
+        return tokens * self.model.hidden * DTYPE_BYTES[vocabulary_dtype(self.dtype)]
 
     def buffer(self, width: int) -> int:
         """A float32 buffer of `width` values a row."""
@@ -87,9 +103,11 @@ class Sizes:
         return SLOTS * self.buffer(width)
 
 
-def device_bytes(model: ModelSpec, split: Split, workload: Workload, dtype: Dtype) -> tuple[DeviceBytes, ...]:
+def device_bytes(
+    model: ModelSpec, split: Split, workload: Workload, dtype: Dtype, cache_dtype: CacheDtype = "float32"
+) -> tuple[DeviceBytes, ...]:
     """What each device of the split holds."""
-    sizes = Sizes(model, workload, dtype)
+    sizes = Sizes(model, workload, dtype, cache_dtype)
     return tuple(_one_device(sizes, split, d) for d in range(len(split.head)))
 
 
@@ -97,11 +115,13 @@ def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
     weights = cache = 0
     widest: dict[str, int] = {}
     for block, name, times in _blocks(split):
-        share = size(block.units[d])
-        if not share:
+        if any(size(block.sums(phase)[d]) for phase in PHASES if block.sums(phase)):
+            widest.setdefault("sums", sizes.model.hidden)
+        if not size(block.units[d]):
             continue
         weights += times * _block_weights(sizes, block, name, d)
-        cache += times * sizes.cache(share) if name == "attention" else 0
+        if name == "attention":
+            cache += times * sizes.cache(size(kv_span(block.units[d], sizes.model.group)))
         for buffer, width in _buffers(sizes, block, name, d).items():
             widest[buffer] = max(widest.get(buffer, 0), width)
     tokens, table = size(split.head[d]), size(split.embedding[d])
@@ -127,21 +147,23 @@ def _blocks(split: Split) -> list[tuple[BlockPlan, str, int]]:
 def _block_weights(sizes: Sizes, block: BlockPlan, name: str, d: int) -> int:
     m, share = sizes.model, size(block.units[d])
     attention = name == "attention"
-    inputs = share * m.group * m.head_dim if attention else share
+    inputs = share * m.head_dim if attention else share
     outputs = m.hidden
+    tables = scale_table_bytes(m, name, inputs) if block.strategy == "row" and is_quantised(sizes.dtype) else 0  # type: ignore[arg-type]
     if block.strategy == "column":
         inputs, outputs = sizes.attention_width if attention else m.mlp, size(block.outputs[d])
     bias = (m.o_bias if attention else m.mlp_bias) and outputs
-    first = sizes.qkv(share) if attention else sizes.gate_up(share)
-    return sizes.norms(name) + first + sizes.o_proj(inputs, outputs) + 4 * bias
+    kv_heads = size(kv_span(block.units[d], m.group)) if attention else 0
+    first = sizes.qkv(share) + 2 * sizes.qkv(kv_heads) if attention else sizes.gate_up(share)
+    return sizes.norms(name) + first + sizes.o_proj(inputs, outputs) + tables + 4 * bias
 
 
 def _buffers(sizes: Sizes, block: BlockPlan, name: str, d: int) -> dict[str, int]:
     """Widths of the buffers of one block; under column a device with outputs holds the whole gathered input."""
     m, share, column = sizes.model, size(block.units[d]), block.strategy == "column"
     whole = sizes.attention_width if name == "attention" else m.mlp
-    own = share * m.group * m.head_dim if name == "attention" else share
-    widths = {"qkv": share * m.head_dim * (m.group + 2), "attention": own}
+    own = share * m.head_dim if name == "attention" else share
+    widths = {"qkv": own + 2 * size(kv_span(block.units[d], m.group)) * m.head_dim, "attention": own}
     if name == "mlp":
         widths = {"gate_up": 2 * share, "swiglu": own}
     if column:

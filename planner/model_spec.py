@@ -28,6 +28,18 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     truncate: bool = True
 
 
+class Quant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Grouped affine weights: `bits` a weight, a 16-bit scale and minimum for each `group_size` inputs of an output.
+
+    `act_order`: groups follow the order of activation sizes, not of inputs (GPTQ `desc_act`). Embedding, head and norms
+    are not quantised.
+    """
+
+    bits: Literal[4, 8]
+    group_size: int
+    act_order: bool = False
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One decoder-only model. `windows[l]` is layer l's sliding window in tokens, 0 for full attention."""
 
@@ -48,6 +60,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mlp_bias: bool
     qk_norm: bool
     windows: tuple[int, ...]
+    quant: Quant | None = None
 
     @property
     def group(self) -> int:

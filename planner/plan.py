@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MLP_UNIT = 32
 HIDDEN_UNIT = 32
 VOCAB_UNIT = 1024
@@ -17,13 +17,22 @@ PREFILL_CHUNK = 256
 
 Range = tuple[int, int]
 Strategy = Literal["row", "column"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "int8", "int4"]
+CacheDtype = Literal["float32", "bfloat16"]
+Phase = Literal["decode", "prefill"]
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def size(span: Range) -> int:
     """Length of a half-open range."""
     return span[1] - span[0]
+
+
+def kv_span(queries: Range, group: int) -> Range:
+    """The KV heads that query heads `queries` read, `group` to a KV head: rounded outwards, since a device caches every
+    head that it reads; one that two devices read is held by both. (0, 0) for none.
+    """
+    return (queries[0] // group, -(-queries[1] // group)) if size(queries) else (0, 0)
 
 
 def members(spans: tuple[Range, ...]) -> tuple[int, ...]:
@@ -34,13 +43,23 @@ def members(spans: tuple[Range, ...]) -> tuple[int, ...]:
 class BlockPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One attention or MLP block: a `[begin, end)` range per device, in plan order, covering the whole without overlap.
 
-    `units`: KV heads (attention) or MLP columns (MLP). `outputs`: hidden columns of the output projection under the
-    column strategy, () under row. Devices with outputs are among those with units.
+    `units`: query heads (attention; `kv_span` says which KV heads that takes) or MLP columns (MLP).
+    `outputs`: hidden columns of the output projection under the column strategy, () under row. Devices with outputs are
+    among those with units.
+    `decode_sums`, `prefill_sums` (row): hidden columns whose partial sums a device adds up for all others, by phase;
+    () where every consumer adds up all of them itself. All members: reduce-scatter and all-gather. One CPU device:
+    a sum on the CPU, whether or not it is a member.
     """
 
     strategy: Strategy
     units: tuple[Range, ...]
     outputs: tuple[Range, ...] = ()
+    decode_sums: tuple[Range, ...] = ()
+    prefill_sums: tuple[Range, ...] = ()
+
+    def sums(self, phase: Phase) -> tuple[Range, ...]:
+        """Who adds up which hidden columns in `phase`; () where every consumer does."""
+        return self.decode_sums if phase == "decode" else self.prefill_sums
 
 
 class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +78,9 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def devices_used(split: Split) -> set[int]:
     """Indices of the devices that hold anything."""
     blocks = {block for layer in set(split.layers) for block in (layer.attention, layer.mlp)}
-    spans = [split.embedding, split.head, *(block.units for block in blocks)]
+    spans = [split.embedding, split.head]
+    for block in blocks:
+        spans += [block.units, block.decode_sums, block.prefill_sums]
     return {d for span in spans for d in members(span)}
 
 
@@ -87,13 +108,14 @@ class Baseline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeviceUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one device holds. Units: KV heads and MLP columns summed over layers, vocabulary rows.
+    """What one device holds. Units: KV heads (query heads over the group) and MLP columns summed over layers,
+    vocabulary rows.
 
     `bytes` is the sum of its parts.
     """
 
     name: str
-    attention_units: int
+    attention_units: int | float
     mlp_units: int
     head_units: int
     bytes: int
@@ -111,6 +133,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile_fingerprint: str
     devices: tuple[str, ...]
     dtype: Dtype
+    cache_dtype: CacheDtype
     workload: Workload
     embedding: tuple[Range, ...]
     layers: tuple[LayerPlan, ...]

@@ -15,8 +15,9 @@ from ..hwprofiles.profile import HardwareProfile
 from .cost import CostModel
 from .layer_graph import pass_steps
 from .model_spec import ModelSpec
-from .plan import PREFILL_CHUNK, Dtype, LayerPlan, Predicted, Split, Workload, devices_used
+from .plan import PREFILL_CHUNK, CacheDtype, Dtype, LayerPlan, Phase, Predicted, Split, Workload, devices_used
 from .steps import Kind, Step
+from .weight_formats import group_size
 
 CHUNK_GROUPS = 8
 
@@ -52,10 +53,11 @@ class Pricer:
     profile: HardwareProfile
     dtype: Dtype
     workload: Workload
+    cache_dtype: CacheDtype = "float32"
 
     @cached_property
     def cost(self) -> CostModel:
-        return CostModel(self.profile, self.dtype)
+        return CostModel(self.profile, self.dtype, self.cache_dtype, group_size(self.model))
 
     @property
     def decode_context(self) -> int:
@@ -66,15 +68,15 @@ class Pricer:
     def chunks(self) -> list[Chunk]:
         return prefill_chunks(self.workload.prompt_tokens)
 
-    def pass_s(self, split: Split, rows: int, context: int, logits: int = 1) -> float:
+    def pass_s(self, split: Split, rows: int, context: int, logits: int = 1, phase: Phase = "decode") -> float:
         """One pass: the longest path through its graph, plus the largest fixed cost of a device in use."""
         model, short, weights = _shorten(self.model, split)
-        steps = pass_steps(model, short, rows, context, logits)
+        steps = pass_steps(model, short, rows, context, logits, phase)
         return self._longest_path_s(steps, weights) + self._overhead_s(split)
 
     def prefill_s(self, split: Split) -> float:
         """All chunks of a prompt, for each sequence of the batch."""
-        chunks = sum(c.count * self.pass_s(split, c.rows, c.context, c.logits) for c in self.chunks)
+        chunks = sum(c.count * self.pass_s(split, c.rows, c.context, c.logits, "prefill") for c in self.chunks)
         return self.workload.batch * chunks
 
     def predict(self, split: Split) -> Predicted:

@@ -65,7 +65,7 @@ def _with_a_unit(pricer: Pricer, block: BlockPlan, name: str, d: int) -> BlockPl
 
 
 def _bfloat16_note(pricer: Pricer, split: Split) -> list[str]:
-    half = Pricer(pricer.model, pricer.profile, "bfloat16", pricer.workload)
+    half = Pricer(pricer.model, pricer.profile, "bfloat16", pricer.workload, pricer.cache_dtype)
     try:
         predicted = half.predict(split)
     except ValueError:

@@ -6,7 +6,7 @@ Knows the plan alone: no model, profile or solver.
 from __future__ import annotations
 
 from ..hwprofiles.units import Table, binary_bytes, duration
-from .plan import BlockPlan, Plan, size
+from .plan import BlockPlan, DeviceUse, Plan, size
 
 PROVEN_GAP = 0.01
 
@@ -45,7 +45,7 @@ def _split_table(plan: Plan) -> Table:
     rows = [
         (
             name,
-            _shares(attention, device),
+            _kv_heads(use, len(plan.layers)),
             _shares(mlp, device),
             str(size(plan.head[device])),
             binary_bytes(use.bytes),
@@ -62,6 +62,11 @@ def _split_table(plan: Plan) -> Table:
 def _shares(blocks: list[BlockPlan], device: int) -> str:
     shares = {size(block.units[device]) for block in blocks}
     return str(min(shares)) if len(shares) == 1 else f"{min(shares)} to {max(shares)}"
+
+
+def _kv_heads(use: DeviceUse, layers: int) -> str:
+    """KV heads a layer, on average."""
+    return f"{use.attention_units / layers:.3g}"
 
 
 def _strategies(blocks: list[BlockPlan]) -> str:

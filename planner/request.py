@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import msgspec
 
-from .plan import Dtype, Strategy, Workload
+from .plan import CacheDtype, Dtype, Strategy, Workload
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`caps`: bytes by device name. Splits: KV heads or MLP columns per device, in profile order; None is solved."""
+    """`caps`: bytes by device name. Splits: KV heads or MLP columns per device, in profile order; None is solved.
+
+    `dtype`, `cache_dtype`: None for what suits model and devices (`weight_formats.native_dtype`; the cache is short
+    where there are GPUs). `replicate_kv`: whether a device may hold part of the query heads of a KV head.
+    """
 
     workload: Workload = Workload()
-    dtype: Dtype = "float32"
+    dtype: Dtype | None = None
+    cache_dtype: CacheDtype | None = None
     caps: dict[str, int] = {}
     attention_split: tuple[int, ...] | None = None
     attention_strategy: Strategy | None = None
     mlp_split: tuple[int, ...] | None = None
     mlp_strategy: Strategy | None = None
+    replicate_kv: bool = True
     time_limit_s: float = 30.0

@@ -22,7 +22,7 @@ from .price import Pricer
 from .reasons import reasons
 from .request import Request
 from .search import NEAR_ENOUGH, Found, fastest_split
-from .wishes import check_request, given_by_hand, obeys
+from .wishes import check_request, completed, given_by_hand, obeys, pricer_of
 
 Candidate = tuple[float, str, Split]  # objective in seconds, where it comes from ("" for the solver), the split
 
@@ -34,11 +34,12 @@ def solve(model: ModelSpec, model_path: str, profile: HardwareProfile, request: 
     too short to tell.
     """
     began = time.perf_counter()
+    request = completed(request, model, profile)
     check_request(request, model, profile)
-    pricer = Pricer(model, profile, request.dtype, request.workload)
+    pricer = pricer_of(request, model, profile)
     caps = device_caps(profile, request.caps)
     table, priced = price_baselines(pricer, baseline_splits(pricer, caps), caps)
-    ready = [(seconds, name, split) for seconds, name, split in priced if obeys(split, request)]
+    ready = [(seconds, name, split) for seconds, name, split in priced if obeys(split, request, model)]
     ready += _by_hand(pricer, request, caps)
     if not ready:
         split = fitting_split(pricer, request, caps, request.time_limit_s)
@@ -89,7 +90,8 @@ def _plan(
         model_fingerprint=pricer.model.fingerprint,
         profile_fingerprint=pricer.profile.fingerprint,
         devices=tuple(d.name for d in pricer.profile.devices),
-        dtype=request.dtype,
+        dtype=pricer.dtype,
+        cache_dtype=pricer.cache_dtype,
         workload=request.workload,
         embedding=split.embedding,
         layers=split.layers,
@@ -133,13 +135,18 @@ def _by_hand_words(request: Request, rest: str) -> str:
     return f"{', '.join(given.values())} as given by hand; {rest}" if given else ""
 
 
+def _kv_heads(queries: int, model: ModelSpec) -> int | float:
+    """Query heads as KV heads; a fraction where one is shared."""
+    return queries // model.group if queries % model.group == 0 else round(queries / model.group, 3)
+
+
 def _device_use(pricer: Pricer, split: Split, caps: tuple[int, ...]) -> tuple[DeviceUse, ...]:
     uses = []
     for d, (device, needed) in enumerate(zip(pricer.profile.devices, split_bytes(pricer, split))):
         uses.append(
             DeviceUse(
                 name=device.name,
-                attention_units=sum(size(layer.attention.units[d]) for layer in split.layers),
+                attention_units=_kv_heads(sum(size(layer.attention.units[d]) for layer in split.layers), pricer.model),
                 mlp_units=sum(size(layer.mlp.units[d]) for layer in split.layers),
                 head_units=size(split.head[d]),
                 bytes=needed.total,

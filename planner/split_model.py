@@ -58,7 +58,7 @@ class SplitModel:
         self.devices_used = [self._any_use(d) for d in range(len(self.caps))]
         if self.timed:
             self._add_times()
-        sizes = Sizes(model, self.pricer.workload, self.request.dtype)
+        sizes = Sizes(model, self.pricer.workload, self.pricer.dtype, self.pricer.cache_dtype)
         self.bytes_used = add_memory(self.cp, self.blocks, Counter(self.layer_class), self.devices_used, sizes)
         self._limit_memory()
 
@@ -94,7 +94,7 @@ class SplitModel:
         if by_hand is not None:
             for d, share in enumerate(by_hand):
                 chosen = sum(v.inputs.by_device[d].units for v in variables.variants)
-                self.cp.add(chosen == -(-share // units.unit))
+                self.cp.add(chosen == (share if block == "attention" else -(-share // units.unit)))
         return variables
 
     def _outputs(self, block: Any, layer: int, name: str, inputs: Shares) -> Shares:

@@ -33,11 +33,13 @@ class Kind(StrEnum):
 class Step:
     """`name` is unique in a graph. A step reads `[rows, in_features]` and writes `[rows, out_features]` values.
 
-    `span` is this device's range of the split dimension: KV heads (qkv, rope, attention, o_proj by row), MLP columns,
-    hidden columns (output projections by column) or vocabulary rows.
+    `span` is this device's range of the split dimension: query heads (qkv, rope, attention, o_proj by row), MLP
+    columns, hidden columns (output projections by column; pulls of a reducer) or vocabulary rows.
     `collective` numbers the push/pull sites of one pass, in the order that every device meets them; -1 for compute.
     `peers`: a push's consumers, a pull's producers, as device indices in order.
-    `widths`: for a pull, the values a row that each producer pushes, in the order of `peers`.
+    `widths`: for a pull, the values a row that it reads from each producer, in the order of `peers`.
+    `movers`: for a push, all producers, for a pull, all consumers: who uses the links in that direction meanwhile.
+    `extra_bytes`: read by a matrix product beside its weights (the whole scale table under act-order).
     """
 
     name: str
@@ -55,4 +57,6 @@ class Step:
     peers: tuple[int, ...] = ()
     widths: tuple[int, ...] = ()
     combine: Literal["", "sum", "concat"] = ""
+    movers: tuple[int, ...] = ()
+    extra_bytes: int = 0
     contended: bool = False

@@ -7,12 +7,33 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from ..hwprofiles.profile import HardwareProfile
 from .model_spec import ModelSpec
-from .plan import MLP_UNIT, BlockPlan, Split, size
+from .plan import BlockPlan, Split, size
+from .price import Pricer
 from .request import Request
+from .weight_formats import check_dtype, mlp_unit, native_dtype
 
 MAX_CACHED = 1 << 44  # keys, and as many values: more than fits any machine, and bytes the solver can still count
+
+
+def completed(request: Request, model: ModelSpec, profile: HardwareProfile) -> Request:
+    """`request` with the number formats that it leaves open."""
+    gpus = any(device.kind == "cuda" for device in profile.devices)
+    return msgspec.structs.replace(
+        request,
+        dtype=request.dtype or native_dtype(model, gpus),
+        cache_dtype=request.cache_dtype or ("bfloat16" if gpus else "float32"),
+    )
+
+
+def pricer_of(request: Request, model: ModelSpec, profile: HardwareProfile) -> Pricer:
+    """Prices splits as a completed request has it."""
+    assert request.dtype
+    assert request.cache_dtype
+    return Pricer(model, profile, request.dtype, request.workload, request.cache_dtype)
 
 
 def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) -> None:
@@ -38,7 +59,9 @@ def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) 
         if cap < 0:
             raise ValueError(f"the cap of {name} must not be negative")
     _check_shares("attention", "KV heads", request.attention_split, model.kv_heads, 1, profile)
-    _check_shares("mlp", "MLP columns", request.mlp_split, model.mlp, MLP_UNIT, profile)
+    assert request.dtype
+    check_dtype(model, request.dtype)
+    _check_shares("mlp", "MLP columns", request.mlp_split, model.mlp, mlp_unit(model, request.dtype), profile)
 
 
 def _check_shares(
@@ -68,14 +91,16 @@ def given_by_hand(request: Request) -> dict[str, str]:
     }
 
 
-def obeys(split: Split, request: Request) -> bool:
+def obeys(split: Split, request: Request, model: ModelSpec) -> bool:
     """Whether every layer has the shares and strategies that were given by hand."""
     return all(
-        _block_obeys(layer.attention, request.attention_split, request.attention_strategy)
-        and _block_obeys(layer.mlp, request.mlp_split, request.mlp_strategy)
+        _block_obeys(layer.attention, request.attention_split, request.attention_strategy, model.group)
+        and _block_obeys(layer.mlp, request.mlp_split, request.mlp_strategy, 1)
         for layer in set(split.layers)
     )
 
 
-def _block_obeys(block: BlockPlan, shares: tuple[int, ...] | None, strategy: str | None) -> bool:
-    return strategy in (None, block.strategy) and shares in (None, tuple(map(size, block.units)))
+def _block_obeys(block: BlockPlan, shares: tuple[int, ...] | None, strategy: str | None, values: int) -> bool:
+    """`values`: query heads or MLP columns in a share of 1."""
+    wanted = shares and tuple(share * values for share in shares)
+    return strategy in (None, block.strategy) and wanted in (None, tuple(map(size, block.units)))

@@ -53,7 +53,7 @@ def plan_by_hand(
 ) -> Plan:
     """The same split in every layer; column outputs follow the units."""
     layer = LayerPlan(
-        block(attention, kv_heads, outputs_like(kv_heads, model.hidden)),
+        block(attention, [heads * model.group for heads in kv_heads], outputs_like(kv_heads, model.hidden)),
         block(mlp_strategy, mlp, outputs_like(mlp, model.hidden)),
     )
     split = Split(ranges(vocab if embedding is None else embedding), (layer,) * model.layers, ranges(vocab))
@@ -67,6 +67,7 @@ def plan_by_hand(
         profile_fingerprint="",
         devices=tuple(devices),
         dtype=dtype,  # type: ignore[arg-type]
+        cache_dtype="float32",
         workload=workload,
         embedding=split.embedding,
         layers=split.layers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpplan.hwprofiles.profile import DeviceProfile, HardwareProfile, Host, OpPoint
+from tpplan.hwprofiles.profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoint
 from tpplan.planner.model_spec import ModelSpec, Rope
 
 WIDTHS = (64, 576, 2048, 8192, 32768)
@@ -45,7 +45,7 @@ def make_profile(
         _device(f"{kind}:{d}", kind, d, speed, memory[d], overhead_s, link_s) for d, speed in enumerate(speeds)
     )
     return HardwareProfile(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         tpplan_version="0",
         created="2026-01-01T00:00:00Z",
         quick=True,

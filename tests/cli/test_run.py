@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tpplan.hwprofiles.device_names import available_cores
+from tpplan.hwprofiles.profile import SCHEMA_VERSION
 
 CORES = [f"--device=cpu:{core}" for core in available_cores()[:2]]
 
@@ -48,7 +49,7 @@ def test_three_commands(tpplan, demo_gguf: Path) -> None:
     """profile, solve and run on this machine: the JSON of run is whole, and its text is the text of its ids."""
     done = tpplan("profile", "--quick", *CORES, "--json")
     assert done.code == 0, done.stderr
-    assert json.loads(done.stdout)["schema_version"] == 1
+    assert json.loads(done.stdout)["schema_version"] == SCHEMA_VERSION
     assert tpplan("solve", str(demo_gguf), "--context", "1024").code == 0
     done = tpplan("run", "--prompt", "Name a city.", "--max-new-tokens", "4", "--trace", "t.json", "--json")
     assert done.code == 0, done.stderr

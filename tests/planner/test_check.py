@@ -39,7 +39,7 @@ def used(**changes: object) -> Plan:
     return replace(PLAN, device_use=(replace(PLAN.device_use[0], **changes), PLAN.device_use[1]))
 
 
-ROW = BlockPlan("row", ((0, 2), (2, 3)))
+ROW = BlockPlan("row", ((0, 6), (6, 9)))
 TAMPERED = {
     "schema version": (replace(PLAN, schema_version=99), "schema version 99"),
     "another model": (replace(PLAN, model_fingerprint="0" * 16), "another model"),
@@ -47,13 +47,13 @@ TAMPERED = {
     "a device twice": (replace(PLAN, devices=("cpu:0", "cpu:0")), "missing or repeated"),
     "a layer less": (replace(PLAN, layers=PLAN.layers[:2]), "2 layers, the model 3"),
     "no workload": (replace(PLAN, workload=Workload(0, 1, 1, 1)), "at least one token"),
-    "overlap": (with_layer(attention=replace(ROW, units=((0, 2), (1, 3)))), "layer 1 attention.*does not follow"),
-    "hole": (with_layer(attention=replace(ROW, units=((0, 1), (2, 3)))), "does not follow on 1"),
-    "not all": (with_layer(attention=replace(ROW, units=((0, 1), (1, 2)))), "end at 2, not at 3"),
-    "too much": (with_layer(attention=replace(ROW, units=((0, 2), (2, 4)))), "end at 4, not at 3"),
-    "wrong order": (with_layer(attention=replace(ROW, units=((1, 3), (0, 1)))), "does not follow"),
+    "overlap": (with_layer(attention=replace(ROW, units=((0, 6), (3, 9)))), "layer 1 attention.*does not follow"),
+    "hole": (with_layer(attention=replace(ROW, units=((0, 3), (6, 9)))), "does not follow on 3"),
+    "not all": (with_layer(attention=replace(ROW, units=((0, 3), (3, 6)))), "end at 6, not at 9"),
+    "too much": (with_layer(attention=replace(ROW, units=((0, 6), (6, 12)))), "end at 12, not at 9"),
+    "wrong order": (with_layer(attention=replace(ROW, units=((3, 9), (0, 3)))), "does not follow"),
     "backwards": (mlp(units=((0, 1536), (1536, 1024))), "does not follow"),
-    "a device more": (with_layer(attention=replace(ROW, units=((0, 2), (2, 3), (3, 3)))), "3 ranges for 2 devices"),
+    "a device more": (with_layer(attention=replace(ROW, units=((0, 6), (6, 9), (9, 9)))), "3 ranges for 2 devices"),
     "not a unit": (mlp(units=((0, 1000), (1000, 1536))), "not a multiple of 32"),
     "output not a unit": (mlp(outputs=((0, 100), (100, 576))), "not a multiple of 32"),
     "row with outputs": (with_layer(attention=replace(ROW, outputs=((0, 288), (288, 576)))), "no outputs of its own"),

@@ -50,7 +50,7 @@ def every_split(model, devices: int) -> Iterator[Split]:
     """All splits whose layers are alike, tied embeddings."""
     vocabulary = Units(model.vocab, VOCAB_UNIT)
     blocks = product(
-        every_block(model.kv_heads, 1, model.hidden, devices),
+        every_block(model.heads, model.group, model.hidden, devices),
         every_block(model.mlp, MLP_UNIT, model.hidden, devices),
         shares(vocabulary.count, devices, tuple(range(devices))),
     )
@@ -123,7 +123,7 @@ def test_splits_by_hand_are_honoured(
     )
     plan = solve(make_model(layers=2, vocab=4096), "m", make_profile([1.0, 0.6]), request)
     for layer in plan.layers:
-        assert tuple(map(size, layer.attention.units)) == heads
+        assert tuple(size(span) // 3 for span in layer.attention.units) == heads
         assert tuple(map(size, layer.mlp.units)) == columns
         assert (layer.attention.strategy, layer.mlp.strategy) == (attention, mlp)
 

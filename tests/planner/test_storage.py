@@ -25,7 +25,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema_version": 2}, {"layers": 3}, {"head": [[0, -1]]}, {"gap": float("nan")}, {"dtype": "int3"}, {"x": 0}],
+    [{"schema_version": 1}, {"layers": 3}, {"head": [[0, -1]]}, {"gap": float("nan")}, {"dtype": "int3"}, {"x": 0}],
 )
 def test_what_is_no_plan(tmp_path: Path, change: dict[str, Any]) -> None:
     """Another version, wrong types and impossible figures give one line with the fix."""

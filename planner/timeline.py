@@ -1,0 +1,60 @@
+"""When every step of one pass begins and ends: what `simulate` makes and traces, reports and tables show.
+
+Knows times. Knows nothing of how they were found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .plan import Phase
+from .steps import Kind, Step
+
+
+@dataclass(frozen=True)
+class Span:
+    """One step from begin to end, in seconds since the pass began. `free_s`: when its device had finished the step
+    before; what lies between that and `begin_s` was spent waiting for others. `critical`: on the critical path.
+    """
+
+    step: Step
+    free_s: float
+    begin_s: float
+    end_s: float
+    critical: bool
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Seconds of one device in one pass; they add up to the length of the pass."""
+
+    compute_s: float
+    push_s: float
+    pull_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One pass: `devices` are the names by index, `spans` every step in the order of the layer graph.
+
+    `overhead_s`: the fixed cost of a pass, before the first step. `uncontended_s`: its length by stage sums.
+    """
+
+    phase: Phase
+    devices: tuple[str, ...]
+    spans: tuple[Span, ...]
+    overhead_s: float
+    uncontended_s: float
+
+    @property
+    def length_s(self) -> float:
+        return self.overhead_s + max((span.end_s for span in self.spans), default=0.0)
+
+    def usage(self, device: int) -> Usage:
+        """Where the time of `device` goes."""
+        mine = [span for span in self.spans if span.step.device == device]
+        push_s = sum(s.end_s - s.begin_s for s in mine if s.step.kind is Kind.PUSH)
+        pull_s = sum(s.end_s - s.begin_s for s in mine if s.step.kind is Kind.PULL)
+        compute_s = sum(s.end_s - s.begin_s for s in mine) - push_s - pull_s
+        return Usage(compute_s, push_s, pull_s, self.length_s - compute_s - push_s - pull_s)
