@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from .memory import DeviceBytes, device_bytes, fits
 from .plan import HIDDEN_UNIT, VOCAB_UNIT, Baseline, BlockPlan, LayerPlan, Range, Split, Strategy, size
 from .price import Pricer
-from .units import Units
+from .units import Units, proportional
 from .weight_formats import mlp_unit
 
 FITTED = Callable[[Split], bool]
@@ -33,13 +33,14 @@ def baseline_splits(pricer: Pricer, caps: tuple[int, ...]) -> dict[str, list[Spl
 
 def price_baselines(
     pricer: Pricer, splits: dict[str, list[Split]], caps: tuple[int, ...]
-) -> tuple[dict[str, Baseline], list[tuple[float, str, Split]]]:
-    """The table for the plan, and every candidate that fits with its objective in seconds."""
-    table, found = {}, []
+) -> tuple[dict[str, Baseline], list[Split]]:
+    """The table for the plan, and every candidate that fits."""
+    table: dict[str, Baseline] = {}
+    found: list[Split] = []
     for name, candidates in splits.items():
         fitting = [s for s in candidates if fits(split_bytes(pricer, s), pricer.profile, caps)]
         priced = [(pricer.predict(s), s) for s in fitting]
-        found += [(pricer.objective_s(predicted), name, s) for predicted, s in priced]
+        found += fitting
         best = min((p for p, _ in priced), key=pricer.objective_s, default=None)
         if best is None:
             table[name] = Baseline(False, None, None)
@@ -67,23 +68,23 @@ def proportional_split(
         Units(m.vocab, VOCAB_UNIT),
     )
     layer = LayerPlan(_block(m.hidden, heads, weights, *attention), _block(m.hidden, columns, weights, *mlp))
-    table = vocabulary.spans(_shares(vocabulary.count, weights))
+    table = vocabulary.spans(proportional(vocabulary.count, weights))
     return Split(table, (layer,) * m.layers, table)
 
 
 def _block(
     hidden: int, units: Units, weights: Sequence[float], strategy: Strategy, given: tuple[int, ...] | None
 ) -> BlockPlan:
-    spans = units.spans(given or _shares(units.count, weights))
+    spans = units.spans(given or proportional(units.count, weights))
     if strategy == "row":
         return BlockPlan("row", spans)
     outputs = Units(hidden, HIDDEN_UNIT)
-    return BlockPlan("column", spans, outputs.spans(_shares(outputs.count, [size(s) for s in spans])))
+    return BlockPlan("column", spans, outputs.spans(proportional(outputs.count, [size(s) for s in spans])))
 
 
 def _layer_splits(layers: int, tied: bool, pricer: Pricer, weights: Sequence[float]) -> list[Split]:
     """Contiguous layers a device; embedding on the first and head on the last one, both on one where they are tied."""
-    m, counts = pricer.model, _shares(layers, weights)
+    m, counts = pricer.model, proportional(layers, weights)
     owners = [d for d, count in enumerate(counts) for _ in range(count)]
     plans = [
         LayerPlan(BlockPlan("row", _whole(m.heads, len(counts), d)), BlockPlan("row", _whole(m.mlp, len(counts), d)))
@@ -101,14 +102,3 @@ def _whole(total: int, devices: int, owner: int) -> tuple[Range, ...]:
 
 def _one_hot(devices: int, d: int) -> list[int]:
     return [int(i == d) for i in range(devices)]
-
-
-def _shares(units: int, weights: Sequence[float]) -> tuple[int, ...]:
-    """Whole units in proportion, by largest remainder; ties go to the earlier device. Equal where all weights are 0."""
-    total = sum(weights)
-    exact = [units * w / total if total else units / len(weights) for w in weights]
-    shares = [int(e) for e in exact]
-    order = sorted(range(len(exact)), key=lambda d: (shares[d] - exact[d], d))
-    for d in order[: units - sum(shares)]:
-        shares[d] += 1
-    return tuple(shares)

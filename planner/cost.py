@@ -54,6 +54,7 @@ class CostModel:
             step.context,
             len(step.peers),
             step.combine,
+            moved_bytes(step) if step.widths else 0,
             step.contended,
             step.role == "lm_head",
             step.extra_bytes,
@@ -124,9 +125,15 @@ class CostModel:
         return seconds
 
     def _pull_s(self, step: Step) -> float:
-        """Linear in the number of slices beyond those measured; a concatenation reads slices of the mean width."""
+        """Linear in the number of slices beyond those measured; a concatenation reads slices of the mean width.
+
+        Over a link only the slices of others count: a device has its own.
+        """
         peers = len(step.peers)
         each = step.in_features if step.combine == "sum" else step.in_features / peers
+        if self.profile.devices[step.device].link is not None and step.device in step.peers:
+            peers = max(peers - 1, 1)
+            each = moved_bytes(step) / (4 * step.rows * peers)
         measured = sorted({p.peers for p in self._points(self.profile.devices[step.device], Kind.PULL)})
         below, above = _neighbours(measured, peers)
         low = _surface(self._small(step, below), 1, step.rows * each)

@@ -1,6 +1,6 @@
-"""Step costs as functions of a device's share, fitted from above by few straight pieces in integer ticks.
+"""Costs as functions of a device's share, fitted from above by few straight pieces in integer ticks.
 
-Knows the cost of one stage of one block on one device. Knows nothing of constraints or of what the others do.
+Knows curves. Knows nothing of what they cost, of constraints, or of what other devices do.
 """
 
 from __future__ import annotations
@@ -9,19 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor
 
-from .layer_graph import StepBuilder, attention_inputs, mlp_inputs
-from .plan import HIDDEN_UNIT, VOCAB_UNIT, Strategy
-from .price import Chunk, Pricer
-from .steps import Block, Kind
-from .units import Units
-from .weight_formats import mlp_unit
+from .stage_costs import Costs
 
 TOLERANCE = 1e-3
 MOST_PIECES = 40  # of all devices together
 MOST_SAMPLES = 48
-
-# What a stage costs: compute in decode and prefill; pushes in decode, in all chunks of prefill, in its last chunk.
-Costs = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -41,104 +33,6 @@ class Curve:
     pieces: tuple[Piece, ...]
     whole: Piece
     unit: tuple[int, ...]
-
-
-class StageCosts:
-    """Prices stages on single devices, both phases at once, in seconds; prefill sums all chunks of a prompt."""
-
-    def __init__(self, pricer: Pricer) -> None:
-        m = pricer.model
-        self.pricer, self.model = pricer, m
-        batch = pricer.workload.batch
-        self.phases = ([Chunk(batch, pricer.decode_context, 1, batch)], pricer.chunks)
-        self.heads, self.columns = Units(m.heads, m.group), Units(m.mlp, mlp_unit(m, pricer.dtype))
-        self.hidden, self.vocabulary = Units(m.hidden, HIDDEN_UNIT), Units(m.vocab, VOCAB_UNIT)
-        self.inputs = {"attention": m.heads * m.head_dim, "mlp": m.mlp}
-
-    def units(self, block: Block) -> Units:
-        return self.heads if block == "attention" else self.columns
-
-    def share(self, layer: int, block: Block, strategy: Strategy, d: int, units: int, alone: bool) -> Costs:
-        """A block's first stage with `units` units, the output projection included under row, without the residual."""
-        span = (0, self.units(block).of(units))
-        build = attention_inputs if block == "attention" else mlp_inputs
-
-        def steps(b: StepBuilder) -> int:
-            width = build(b, d, span)
-            if strategy == "column":
-                return 0 if alone else width
-            b.add(d, Kind.LINEAR, "out", width, self.model.hidden)
-            return self.model.hidden
-
-        return self._costs(layer, block, d, alone, steps)
-
-    def outputs(self, layer: int, block: Block, d: int, units: int, alone: bool) -> Costs:
-        """The second stage of a column block with `units` hidden units."""
-        width = self.hidden.of(units)
-
-        def steps(b: StepBuilder) -> int:
-            b.add(d, Kind.LINEAR, "out", self.inputs[block], width)
-            b.add(d, Kind.RESIDUAL, "residual", width, width)
-            return width
-
-        return self._costs(layer, block, d, alone, steps)
-
-    def residual(self, block: Block, d: int, alone: bool) -> Costs:
-        hidden = self.model.hidden
-
-        def steps(b: StepBuilder) -> int:
-            b.add(d, Kind.RESIDUAL, "residual", hidden, hidden)
-            return 0
-
-        return self._costs(0, block, d, alone, steps)
-
-    def embedding(self, d: int, alone: bool) -> Costs:
-        hidden = self.model.hidden
-
-        def steps(b: StepBuilder) -> int:
-            b.add(d, Kind.EMBED, "embed", hidden, hidden)
-            return hidden
-
-        return self._costs(-1, "embed", d, alone, steps)
-
-    def head(self, d: int, units: int, alone: bool) -> Costs:
-        hidden, tokens = self.model.hidden, self.vocabulary.of(units)
-
-        def steps(b: StepBuilder) -> int:
-            b.rows = b.logits
-            b.add(d, Kind.NORM, "norm", hidden, hidden)
-            b.add(d, Kind.LINEAR, "lm_head", hidden, tokens)
-            b.add(d, Kind.ARGMAX, "argmax", tokens, 1)
-            return 0
-
-        return self._costs(-1, "head", d, alone, steps, last_only=True)
-
-    def pull(self, d: int, width: int, producers: int, combine: str, alone: bool) -> Costs:
-        """Pulls of one slice from each of `producers`; in decode, prefill, and as last cost in prefill's last chunk."""
-
-        def steps(b: StepBuilder) -> int:
-            peers = tuple(range(producers))
-            b.add(d, Kind.PULL, "pull", width, width, peers=peers, combine=combine)
-            return 0
-
-        every = self._costs(0, "mlp", d, alone, steps)
-        last = self._costs(0, "mlp", d, alone, steps, last_only=True)
-        return every[:4] + (last[1],)
-
-    def _costs(self, layer, block, d, alone, steps, last_only=False) -> Costs:  # type: ignore[no-untyped-def]
-        """Runs `steps`, which adds compute and returns the width it pushes, for every chunk of both phases."""
-        compute, push, last = [0.0, 0.0], [0.0, 0.0], 0.0
-        for phase, chunks in enumerate(self.phases):
-            for chunk in chunks[-1:] if last_only else chunks:
-                b = StepBuilder(self.model, chunk.rows, chunk.context, chunk.logits)
-                b.enter(layer, block, (d,) if alone else (d, d))
-                width = steps(b)
-                compute[phase] += chunk.count * sum(map(self.pricer.cost.step_s, b.steps))
-                if width:
-                    b.add(d, Kind.PUSH, "push", width, width)
-                    last = self.pricer.cost.step_s(b.steps[-1])
-                    push[phase] += chunk.count * last
-        return compute[0], compute[1], push[0], push[1], last
 
 
 def floors(wholes: list[Costs]) -> tuple[float, float]:

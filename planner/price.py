@@ -74,16 +74,19 @@ class Pricer:
         steps = pass_steps(model, short, rows, context, logits, phase)
         return self._longest_path_s(steps, weights) + self._overhead_s(split)
 
-    def prefill_s(self, split: Split) -> float:
-        """All chunks of a prompt, for each sequence of the batch."""
-        chunks = sum(c.count * self.pass_s(split, c.rows, c.context, c.logits, "prefill") for c in self.chunks)
-        return self.workload.batch * chunks
+    def phase_chunks(self, phase: Phase) -> list[Chunk]:
+        """The passes of one decode step, or of one prompt."""
+        batch = self.workload.batch
+        return [Chunk(batch, self.decode_context, 1, batch)] if phase == "decode" else self.chunks
+
+    def phase_s(self, split: Split, phase: Phase) -> float:
+        """A decode step of the whole batch, or the prefill of one prompt."""
+        return sum(c.count * self.pass_s(split, c.rows, c.context, c.logits, phase) for c in self.phase_chunks(phase))
 
     def predict(self, split: Split) -> Predicted:
-        """Prefill and decode at the mean context of the workload; tokens/s count the whole batch."""
-        batch = self.workload.batch
-        decode_s = self.pass_s(split, batch, self.decode_context, batch)
-        return Predicted(self.prefill_s(split), decode_s, batch / decode_s)
+        """Prefill of each sequence, and decode at the mean context of the workload; tokens/s count the whole batch."""
+        batch, decode_s = self.workload.batch, self.phase_s(split, "decode")
+        return Predicted(batch * self.phase_s(split, "prefill"), decode_s, batch / decode_s)
 
     def objective_s(self, predicted: Predicted) -> float:
         """What plans are compared by: prefill plus all new tokens."""

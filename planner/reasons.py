@@ -53,7 +53,7 @@ def _absences(pricer: Pricer, split: Split, name: str) -> list[str]:
 
 
 def _with_a_unit(pricer: Pricer, block: BlockPlan, name: str, d: int) -> BlockPlan | None:
-    from .curves import StageCosts
+    from .stage_costs import StageCosts
 
     units = StageCosts(pricer).units(name)  # type: ignore[arg-type]
     counts = [-(-size(span) // units.unit) for span in block.units]

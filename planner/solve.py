@@ -6,25 +6,25 @@ Knows the order of the work and which candidate ships. Knows neither the CP-SAT 
 from __future__ import annotations
 
 import time
+from math import ceil
 
 import msgspec
 
 from .. import __version__
 from ..hwprofiles.profile import HardwareProfile
-from .baselines import baseline_splits, price_baselines, proportional_split, split_bytes
+from .baselines import baseline_splits, price_baselines, split_bytes
 from .check import check
-from .curves import StageCosts
-from .infeasible import fitting_split, refusal
-from .memory import device_caps, fits
+from .choice import Choice, choose
+from .descent import NEAR_ENOUGH
+from .memory import device_caps
 from .model_spec import ModelSpec
 from .plan import SCHEMA_VERSION, DeviceUse, Plan, Split, size
 from .price import Pricer
 from .reasons import reasons
 from .request import Request
-from .search import NEAR_ENOUGH, Found, fastest_split
-from .wishes import check_request, completed, given_by_hand, obeys, pricer_of
+from .wishes import check_request, completed, given_by_hand, pricer_of
 
-Candidate = tuple[float, str, Split]  # objective in seconds, where it comes from ("" for the solver), the split
+GAP_STEPS = 1000  # a gap is told in whole steps, rounded up
 
 
 def solve(model: ModelSpec, model_path: str, profile: HardwareProfile, request: Request) -> Plan:
@@ -36,53 +36,20 @@ def solve(model: ModelSpec, model_path: str, profile: HardwareProfile, request: 
     began = time.perf_counter()
     request = completed(request, model, profile)
     check_request(request, model, profile)
-    pricer = pricer_of(request, model, profile)
-    caps = device_caps(profile, request.caps)
-    table, priced = price_baselines(pricer, baseline_splits(pricer, caps), caps)
-    ready = [(seconds, name, split) for seconds, name, split in priced if obeys(split, request, model)]
-    ready += _by_hand(pricer, request, caps)
-    if not ready:
-        split = fitting_split(pricer, request, caps, request.time_limit_s)
-        if split is None:
-            raise refusal(pricer, request)
-        ready = [(pricer.split_s(split), "the only one found that fits", split)]
-    start_s, _, start = min(ready, key=lambda r: r[0])
-    found = fastest_split(pricer, request, caps, start, start_s)
-    fitting = [s for s in found.splits if fits(split_bytes(pricer, s), profile, caps)] if found else []
-    plan = _plan(pricer, request, caps, _ship(pricer, fitting, ready), found, str(model_path))
+    pricer, caps = pricer_of(request, model, profile), device_caps(profile, request.caps)
+    table, baselines = price_baselines(pricer, baseline_splits(pricer, caps), caps)
+    choice = choose(pricer, request, caps, baselines, began + request.time_limit_s)
+    plan = _plan(pricer, request, caps, choice, str(model_path))
     plan = msgspec.structs.replace(plan, baselines=table, solve_s=time.perf_counter() - began)
     check(plan, model, profile)
     return plan
 
 
-def _by_hand(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> list[tuple[float, str, Split]]:
-    """Proportional splits that keep what the request fixes, those that fit."""
-    units = StageCosts(pricer).columns
-    columns = request.mlp_split and tuple(-(-share // units.unit) for share in request.mlp_split)
-    attention = request.attention_strategy or "row", request.attention_split
-    mlp = request.mlp_strategy or "row", columns
-    speeds = [d.read_bytes_per_s for d in pricer.profile.devices]
-    splits = [proportional_split(pricer, weights, attention, mlp) for weights in (speeds, caps)]
-    fitting = [s for s in splits if fits(split_bytes(pricer, s), pricer.profile, caps)]
-    return [(pricer.split_s(s), "proportional to bandwidth or memory", s) for s in fitting]
-
-
-def _ship(pricer: Pricer, found: list[Split], ready: list[Candidate]) -> Candidate:
-    """The solver's preferred split, unless the layer graph prices another candidate better than its fastest."""
-    best = min(ready, key=lambda r: r[0])
-    if not found:
-        return best
-    preferred, *others = [(pricer.split_s(split), "", split) for split in found]
-    limit_s = min([best[0], *(seconds * (1 + NEAR_ENOUGH) for seconds, _, _ in others)])
-    return preferred if preferred[0] <= limit_s else min([*others, best, preferred], key=lambda r: r[0])
-
-
-def _plan(
-    pricer: Pricer, request: Request, caps: tuple[int, ...], shipped: Candidate, found: Found | None, model_path: str
-) -> Plan:
+def _plan(pricer: Pricer, request: Request, caps: tuple[int, ...], choice: Choice, model_path: str) -> Plan:
     """The plan without baselines and solve time."""
-    objective_s, source, split = shipped
-    bound_s = min(found.bound_s, objective_s) if found else 0.0
+    split, predicted = choice.split, pricer.predict(choice.split)
+    objective_s = pricer.objective_s(predicted)
+    gap = ceil(GAP_STEPS * max(0.0, 1 - choice.found.bound_s / objective_s)) / GAP_STEPS
     return Plan(
         schema_version=SCHEMA_VERSION,
         tpplan_version=__version__,
@@ -96,38 +63,37 @@ def _plan(
         embedding=split.embedding,
         layers=split.layers,
         head=split.head,
-        status="optimal" if found and found.proven else "feasible",
+        status="optimal" if choice.found.proven and not choice.mixed else "feasible",
         objective_s=objective_s,
-        bound_s=bound_s,
-        gap=(objective_s - bound_s) / objective_s,
-        space=_space(found, request),
+        bound_s=objective_s * (1 - gap),
+        gap=gap,
+        space=_space(choice, request),
         solve_s=0.0,
-        predicted=pricer.predict(split),
+        predicted=predicted,
         baselines={},
         device_use=_device_use(pricer, split, caps),
-        reasons=tuple(reasons(pricer, split, _source(source, found, request))),
+        reasons=tuple(reasons(pricer, split, _source(choice, request))),
     )
 
 
-def _space(found: Found | None, request: Request) -> str:
+def _space(choice: Choice, request: Request) -> str:
     """What the proof covers."""
-    if found is None:
-        return "no proof: the solver found no split of its own in the time it had"
+    found = choice.found
+    if not found.proven and not found.bound_s:
+        return "no proof: the solver found no bound in the time it had"
+    memory = "memory taken for unlimited, " if choice.mixed else ""
     return (
-        f"{_by_hand_words(request, 'the proof covers the rest: ')}every device set, share, and row or column strategy "
-        "of every block, layers of equal window cut alike; "
+        f"{_by_hand_words(request, 'the proof covers the rest: ')}every device set, share, way of summing, and row or "
+        f"column strategy of every block, {memory}layers of equal window cut alike; "
         f"costs fitted within {100 * found.error:.2f} %; plans within {100 * NEAR_ENOUGH:g} % count as equal, "
         "then fewer devices and exchanges win"
     )
 
 
-def _source(source: str, found: Found | None, request: Request) -> str:
+def _source(choice: Choice, request: Request) -> str:
     by_hand = _by_hand_words(request, "for the rest ")
-    if not source:
-        proof = "proven fastest of its space" if found and found.proven else "the fastest found in the time given"
-        return f"{by_hand}the split is the solver's, {proof}"
-    why = "the layer graph prices it below the solver's own" if found else "the solver found none of its own"
-    return f"{by_hand}the split is {source.replace('_', ' ')}: {why}"
+    proof = "proven fastest of its space" if choice.found.proven else "the fastest found in the time given"
+    return f"{by_hand}{choice.source}" + ("" if choice.mixed else f", {proof}")
 
 
 def _by_hand_words(request: Request, rest: str) -> str:

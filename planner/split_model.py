@@ -9,13 +9,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from .constraints import StageTimes, add_memory
-from .curves import MOST_PIECES, Curve, StageCosts, fit, floors, free_curve
+from .curves import MOST_PIECES, Curve, fit, floors, free_curve
+from .exchanges import Exchanges
 from .memory import Sizes, host_cap
+from .memory_model import add_memory
 from .plan import BlockPlan, LayerPlan, Split, members, size
 from .price import Pricer
 from .request import Request
-from .variables import BlockVariables, Shares, Variant, hint_shares, make_shares
+from .stage_costs import NOTHING, StageCosts
+from .stage_times import StageTimes
+from .variables import BlockVariables, Shares, Variant, add_spares, hint_shares, hint_spares, make_shares
 
 OBJECTIVE_TICKS = 10**10  # 10**12 made OR-Tools 9.15 hang or abort now and then
 
@@ -24,7 +27,8 @@ OBJECTIVE_TICKS = 10**10  # 10**12 made OR-Tools 9.15 hang or abort now and then
 class SplitModel:
     """`objective`: ticks of `tick_s` seconds.
 
-    `timed`: False where only memory matters. `error`: how far, relatively, fitted costs lie above true ones at worst.
+    `timed`: False where only memory matters; `limited`: False where it does not. `error`: how far, relatively, fitted
+    costs lie above true ones at worst.
     """
 
     pricer: Pricer
@@ -33,6 +37,7 @@ class SplitModel:
     tick_s: float
     cp: Any
     timed: bool = True
+    limited: bool = True
     blocks: dict[tuple[str, int], BlockVariables] = field(default_factory=dict)
     layer_class: list[int] = field(default_factory=list)
     objective: Any = 0
@@ -41,7 +46,8 @@ class SplitModel:
     error: float = 0.0
 
     def __post_init__(self) -> None:
-        self.costs = StageCosts(self.pricer)
+        model = self.pricer.model
+        self.costs = StageCosts(self.pricer, self.request.replicate_kv and model.group > 1)
 
     def build(self) -> None:
         """All variables and constraints."""
@@ -59,8 +65,10 @@ class SplitModel:
         if self.timed:
             self._add_times()
         sizes = Sizes(model, self.pricer.workload, self.pricer.dtype, self.pricer.cache_dtype)
-        self.bytes_used = add_memory(self.cp, self.blocks, Counter(self.layer_class), self.devices_used, sizes)
-        self._limit_memory()
+        counts, sums = Counter(self.layer_class), len(self.caps) > 2
+        self.bytes_used = add_memory(self.cp, self.blocks, counts, self.devices_used, sizes, sums)
+        if self.limited:
+            self._limit_memory()
 
     def _curves(self, costs: Any, units: int) -> list[Curve]:
         if not self.timed:
@@ -84,6 +92,8 @@ class SplitModel:
                 lambda d, u, alone, s=strategy: self.costs.share(layer, block, s, d, u, alone), units.count
             )
             inputs = make_shares(self.cp, f"{name}.{strategy}", curves, present, units)
+            if block == "attention" and self.costs.replicate_kv:
+                self._add_spares(inputs, layer, strategy)
             variant = Variant(strategy, inputs)
             if strategy == "column":
                 variant.outputs = self._outputs(block, layer, name, inputs)
@@ -94,8 +104,15 @@ class SplitModel:
         if by_hand is not None:
             for d, share in enumerate(by_hand):
                 chosen = sum(v.inputs.by_device[d].units for v in variables.variants)
-                self.cp.add(chosen == (share if block == "attention" else -(-share // units.unit)))
+                values = share * self.pricer.model.group if block == "attention" else share
+                self.cp.add(chosen == -(-values // units.unit))
         return variables
+
+    def _add_spares(self, inputs: Shares, layer: int, strategy: Any) -> None:
+        group = self.pricer.model.group
+        costs = [self.costs.replica(layer, strategy, d) if self.timed else NOTHING for d in range(len(self.caps))]
+        ticks = [tuple(int(seconds / self.tick_s / group) for seconds in each) for each in costs]
+        add_spares(self.cp, inputs.by_device[0].whole.name, inputs, group, ticks)
 
     def _outputs(self, block: Any, layer: int, name: str, inputs: Shares) -> Shares:
         """Under column: the members of a shared block that write hidden columns."""
@@ -127,7 +144,7 @@ class SplitModel:
         for c in self.layer_class:
             sequence += [("attention", c), ("mlp", c)]
         sequence.append(("head", -1))
-        times = StageTimes(self.cp, self.costs, self.tick_s, (new, batch))
+        times = StageTimes(self.cp, self.costs, Exchanges(self.costs), self.tick_s, (new, batch))
         total = times.embedding(self.blocks["embed", -1], self.blocks[sequence[1]])
         places = Counter(zip(sequence, sequence[1:], sequence[2:]))
         for (before, here, after), count in places.items():
@@ -163,13 +180,16 @@ class SplitModel:
                 hint_shares(self.cp, block.variants[0].inputs, _units(spans, self.costs.vocabulary.unit))
                 continue
             plan: BlockPlan = getattr(split.layers[layer], kind)
-            self._hint_block(block, plan, self.costs.units(kind).unit)  # type: ignore[arg-type]
+            self._hint_block(kind, block, plan, self.costs.units(kind).unit)  # type: ignore[arg-type]
 
-    def _hint_block(self, block: BlockVariables, plan: BlockPlan, unit: int) -> None:
+    def _hint_block(self, kind: str, block: BlockVariables, plan: BlockPlan, unit: int) -> None:
         for v in block.variants:
             here = v.strategy == plan.strategy
             self.cp.add_hint(v.inputs.present, here)
-            hint_shares(self.cp, v.inputs, _units(plan.units, unit) if here else None)
+            units = _units(plan.units, unit) if here else None
+            hint_shares(self.cp, v.inputs, units)
+            if kind == "attention" and self.costs.replicate_kv:
+                hint_spares(self.cp, v.inputs, self.pricer.model.group, units)
             if v.outputs:
                 shared = here and len(members(plan.units)) > 1
                 hint_shares(self.cp, v.outputs, _units(plan.outputs, self.costs.hidden.unit) if shared else None)

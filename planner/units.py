@@ -5,6 +5,7 @@ Knows whole units and the ragged last one. Knows nothing of what they hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .plan import Range
@@ -34,3 +35,14 @@ class Units:
         """Contiguous ranges in device order."""
         ends = [self.of(sum(units[: d + 1])) for d in range(len(units))]
         return tuple(zip([0, *ends], ends))
+
+
+def proportional(units: int, weights: Sequence[float]) -> tuple[int, ...]:
+    """Whole units in proportion, by largest remainder; ties go to the earlier device. Equal where all weights are 0."""
+    total = sum(weights)
+    exact = [units * w / total if total else units / len(weights) for w in weights]
+    shares = [int(e) for e in exact]
+    order = sorted(range(len(exact)), key=lambda d: (shares[d] - exact[d], d))
+    for d in order[: units - sum(shares)]:
+        shares[d] += 1
+    return tuple(shares)

@@ -13,7 +13,7 @@ from .curves import Curve, Piece
 from .plan import Strategy
 from .units import Units
 
-MOST_SET_DEVICES = 5
+MOST_SET_DEVICES = 8
 Expression = Any  # CP-SAT linear expressions have no public common type
 
 
@@ -23,6 +23,7 @@ class Share:
 
     `unit`: the least ticks that a unit adds, by component.
     `tail`: 1 where its last unit is the ragged one of `dimension`.
+    `spare` (attention): query heads that the KV heads it caches have beyond the share, each costing `spare_unit` ticks.
     """
 
     pieces: list[tuple[Piece, Expression, Expression]]
@@ -31,6 +32,8 @@ class Share:
     dimension: Units
     unit: tuple[int, ...]
     tail: Expression = 0
+    spare: Expression = 0
+    spare_unit: tuple[int, ...] = (0,) * 5
 
     @property
     def used(self) -> Expression:
@@ -50,7 +53,8 @@ class Share:
         """Ticks of one component of `curves.Costs`."""
         parts = (p.slopes[component] * amount + p.bases[component] * lit for p, lit, amount in self.pieces)
         missing = self.unit[component] * self.dimension.missing // self.dimension.unit
-        return sum(parts) - missing * self.tail + self.whole_piece.bases[component] * self.whole
+        spare = self.spare_unit[component] * self.spare if self.spare_unit[component] else 0
+        return sum(parts) + spare - missing * self.tail + self.whole_piece.bases[component] * self.whole
 
     def largest(self, component: int) -> int:
         """No share costs more than this."""
@@ -146,6 +150,35 @@ def _make_share(model: Any, name: str, curve: Curve, dimension: Units) -> Share:
         model.add(amount <= piece.hi * literal)
         pieces.append((piece, literal, amount))
     return Share(pieces, model.new_bool_var(f"{name}.whole"), curve.whole, dimension, curve.unit)
+
+
+def add_spares(model: Any, name: str, shares: Shares, group: int, unit_costs: list[tuple[int, ...]]) -> None:
+    """Cached KV heads of shares that are cut by query heads, `group` to a KV head, in device order.
+
+    A device caches from the KV head of its first query head to that of its last: both round outwards, since less is
+    cheaper.
+    """
+    heads = shares.by_device[0].dimension.total
+    begin: Expression = 0
+    for d, (share, ticks) in enumerate(zip(shares.by_device, unit_costs)):
+        end = begin + share.units
+        first = model.new_int_var(0, heads // group, f"{name}.d{d}.kv_begin")
+        last = model.new_int_var(0, heads // group, f"{name}.d{d}.kv_end")
+        spare = model.new_int_var(0, 2 * group - 2, f"{name}.d{d}.spare")
+        model.add(group * first <= begin)
+        model.add(group * last >= end)
+        model.add(spare >= group * (last - first) - share.units - group * (1 - share.used))
+        share.spare, share.spare_unit = spare, ticks
+        begin = end
+
+
+def hint_spares(model: Any, shares: Shares, group: int, units: tuple[int, ...] | None) -> None:
+    begin = 0
+    for share, own in zip(shares.by_device, units or (0,) * len(shares.by_device)):
+        end = begin + own
+        cached = -(-end // group) - begin // group
+        model.add_hint(share.spare, max(0, group * cached - own) if own else 0)
+        begin = end
 
 
 def hint_shares(model: Any, shares: Shares, units: tuple[int, ...] | None) -> None:

@@ -1,30 +1,21 @@
-"""Constraints of the CP-SAT model: how long each stage lasts and how many bytes each device holds.
+"""Constraints of the CP-SAT model: how long each stage lasts.
 
 Knows who waits for whom, as the layer graph has it: every consumer of an exchange waits for all producers. A stage
-lasts as long as its slowest device's pulls, compute and pushes.
+lasts as long as its slowest device's pulls, compute and pushes. What exchanges cost is `exchanges`' to say.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 from .bounds import least_ticks
-from .curves import Costs, StageCosts
-from .memory import Sizes
+from .exchanges import Exchange, Exchanges
+from .stage_costs import Costs, StageCosts
 from .variables import BlockVariables, Expression, Share, Shares, Variant
 
 COMPUTE, PUSH, LAST_PUSH = 0, 2, 4  # components of `Costs`; prefill's follow decode's
-
-
-@dataclass
-class Exchange:
-    """Producers of a block, as its consumers see them: a literal per number of slices, with its pull cost by device."""
-
-    pulls: list[tuple[Expression, list[Costs]]]
-    sole_producer: list[Expression]
 
 
 @dataclass
@@ -33,6 +24,7 @@ class StageTimes:
 
     cp: Any
     costs: StageCosts
+    exchanges: Exchanges
     tick_s: float
     weights: tuple[int, int]
 
@@ -58,7 +50,7 @@ class StageTimes:
     def block(self, before: Any, here: Any, after: Any, blocks: dict[Any, BlockVariables]) -> Expression:
         """Ticks of one block between two neighbours: one stage under row, two under column."""
         block, last = blocks[here], after[0] == "head"
-        exchange = self._exchange(blocks[before], False)
+        exchange = self.exchanges.after(blocks[before], False)
         firsts, seconds = [self._duration(), self._duration()], [self._duration(), self._duration()]
         pushes = PUSH, LAST_PUSH if last else PUSH + 1
         for v in block.variants:
@@ -71,13 +63,13 @@ class StageTimes:
             if v.outputs is None:
                 self._bound(firsts, v.inputs, exchange, followers, pushes)
             else:
-                gather = Exchange(self._gathered(v.inputs, self.costs.inputs[here[0]]), [])
+                gather = self.exchanges.inputs(here[0], v)
                 self._bound(firsts, v.inputs, exchange, v.outputs.single, (PUSH, PUSH + 1))
                 self._bound(seconds, v.outputs, gather, followers, pushes)
         return sum(w * (first + second) for w, first, second in zip(self.weights, firsts, seconds))
 
     def head(self, before: BlockVariables, head: BlockVariables) -> Expression:
-        exchange, times = self._exchange(before, True), [self._duration(), self._duration()]
+        exchange, times = self.exchanges.after(before, True), [self._duration(), self._duration()]
         shares = head.variants[0].inputs
         for phase, time in enumerate(times):
             for d, share in enumerate(shares.by_device):
@@ -112,7 +104,7 @@ class StageTimes:
         """Inputs gathered by the writers, then their slices by the next block; one member alone does both in place."""
         assert v.outputs is not None
         (name, layer), (first, second) = here, times
-        gather = Exchange(self._gathered(v.inputs, self.costs.inputs[name]), [0] * len(v.inputs.by_device))
+        gather = self.exchanges.inputs(name, v)
         for d, (share, out) in enumerate(zip(v.inputs.by_device, v.outputs.by_device)):
             ways = [share.cost(phase), share.cost(phase) + self._pushed(share, PUSH + phase, out.whole)]
             self._at_least(first, ways, self._pulls(exchange, d, phase, share.whole), share.used)
@@ -131,10 +123,10 @@ class StageTimes:
         one device consumes all, a pull where one device holds all.
         """
         for phase, time in enumerate(times if shares.sets else ()):
-            components = COMPUTE + phase, pushes[phase]
-            least = sum(least_ticks(shares.by_device, held, components) * literal for held, literal in shares.sets)
+            bounds = least_ticks(shares.by_device, [held for held, _ in shares.sets], (COMPUTE + phase, pushes[phase]))
+            least = sum(bound * literal for bound, (_, literal) in zip(bounds, shares.sets))
             push = max(share.largest(pushes[phase]) for share in shares.by_device)
-            pulls = [(literal, min(self._ticks(c)[phase] for c in costs)) for literal, costs in exchange.pulls]
+            pulls = [(literal, min(self._ticks(c)[phase] for c in costs)) for literal, costs in exchange.least]
             most = max(ticks for _, ticks in pulls)
             pulled = sum(literal * ticks for literal, ticks in pulls) - most * (1 - shares.present + shares.single)
             self.cp.add(time >= least + pulled - push * sole_consumer)
@@ -145,33 +137,13 @@ class StageTimes:
         most = share.largest(push)
         return share.cost(push) - (most * self._both(share.used, sole_consumer) if most else 0)
 
-    def _exchange(self, block: BlockVariables, last: bool) -> Exchange:
-        """Hidden states of a block, summed or concatenated. `last`: of prefill, its last chunk alone counts."""
-        pulls, hidden = [], self.costs.model.hidden
-        for v in block.variants:
-            if v.outputs is None:
-                pulls += [(lit, self._slices(hidden, k + 1, "sum", k == 0)) for k, lit in enumerate(v.inputs.counts)]
-                continue
-            pulls += self._gathered(v.outputs, hidden)
-            pulls.append((v.inputs.single, self._slices(hidden, 1, "concat", True)))
-        if last:
-            pulls = [(lit, [(c[0], c[4], c[2], c[3], c[4]) for c in costs]) for lit, costs in pulls]
-        devices = range(len(self.costs.pricer.profile.devices))
-        return Exchange(pulls, [sum(v.sole_producer(d) for v in block.variants) for d in devices])
-
-    def _gathered(self, shares: Shares, width: int) -> list[tuple[Expression, list[Costs]]]:
-        return [(lit, self._slices(width, k + 1, "concat", False)) for k, lit in enumerate(shares.counts)]
-
-    def _slices(self, width: int, producers: int, combine: str, alone: bool) -> list[Costs]:
-        devices = range(len(self.costs.pricer.profile.devices))
-        return [self.costs.pull(d, width, producers, combine, alone) for d in devices]
-
     def _pulls(self, exchange: Exchange, d: int, phase: int, sole_consumer: Expression) -> Expression:
         """Pull ticks of device `d`; nothing where one device is both the producer and the consumer."""
         ticks = [(literal, self._ticks(costs[d])[phase]) for literal, costs in exchange.pulls]
         most = max(t for _, t in ticks)
         local = self._both(exchange.sole_producer[d], sole_consumer)
-        return sum(t * literal for literal, t in ticks) - most * local
+        own = sum(int(each[d][phase] / self.tick_s) * units[d] for units, each in exchange.own)
+        return sum(t * literal for literal, t in ticks) - most * local - own
 
     def _at_least(self, time: Any, ways: list[Expression], pulls: Expression, used: Expression) -> None:
         """A duration covers each way of being busy, and the pulls before it where the device takes part."""
@@ -195,77 +167,3 @@ class StageTimes:
 
     def _ticks(self, costs: Costs) -> tuple[int, ...]:
         return tuple(ceil(c / self.tick_s) for c in costs)
-
-
-def add_memory(
-    cp: Any,
-    blocks: dict[tuple[str, int], BlockVariables],
-    layers: Counter[int],
-    used: list[Any],
-    sizes: Sizes,
-) -> list[Expression]:
-    """Bytes of each device, as `memory.device_bytes` counts them."""
-    several = cp.new_bool_var("several")
-    cp.add(sum(used) <= 1).only_enforce_if(~several)
-    return [_device_memory(cp, blocks, layers, used[d], several, sizes, d) for d in range(len(used))]
-
-
-def _device_memory(cp, blocks, layers, used, several, sizes, d) -> Expression:  # type: ignore[no-untyped-def]
-    m = sizes.model
-    head = blocks["head", -1].variants[0].inputs.by_device[d]
-    total = head.linear(sizes.vocabulary(1) + 4 * sizes.workload.batch) + 4 * m.hidden * head.used
-    total += sizes.member_buffers * used
-    if not m.tied_embeddings:
-        table = blocks["embed", -1].variants[0].inputs.by_device[d]
-        total += table.linear(sizes.vocabulary(1))
-    widest: dict[str, list[Expression]] = {}
-    for (name, layer), block in blocks.items():
-        for v in block.variants if layer >= 0 else ():
-            total += layers[layer] * _block_bytes(name, v, sizes, d)
-            for buffer, width in _block_buffers(name, v, sizes, d):
-                widest.setdefault(buffer, []).append(width)
-    slots = widest.pop("slots", [])
-    for widths in widest.values():
-        total += sizes.buffer(1) * _maximum(cp, widths)
-    slot = cp.new_int_var(0, 10**9, "")
-    cp.add(slot >= m.hidden * used).only_enforce_if(several)
-    for width in slots:
-        cp.add(slot >= width).only_enforce_if(several)
-    return total + sizes.slots(1) * slot
-
-
-def _maximum(cp: Any, widths: list[Expression]) -> Expression:
-    largest = cp.new_int_var(0, 10**9, "")
-    for width in widths:
-        cp.add(largest >= width)
-    return largest
-
-
-def _width(name: str, sizes: Sizes) -> tuple[int, int]:
-    """Output projection inputs: of one query head or MLP column, and of all."""
-    m = sizes.model
-    return (m.head_dim, sizes.attention_width) if name == "attention" else (1, m.mlp)
-
-
-def _block_bytes(name: str, v: Variant, sizes: Sizes, d: int) -> Expression:
-    m, share, attention = sizes.model, v.inputs.by_device[d], name == "attention"
-    each, whole = _width(name, sizes)
-    bias = 4 * (m.o_bias if attention else m.mlp_bias)
-    first = sizes.qkv(1) + -(-(2 * sizes.qkv(1) + sizes.cache(1)) // m.group) if attention else sizes.gate_up(1)
-    total = share.linear(first) + sizes.norms(name) * share.used
-    if v.outputs is None:
-        return total + share.linear(sizes.o_proj(each, m.hidden)) + bias * m.hidden * share.used
-    out = sizes.o_proj(whole, 1) + bias
-    return total + v.outputs.by_device[d].linear(out) + m.hidden * out * share.whole
-
-
-def _block_buffers(name: str, v: Variant, sizes: Sizes, d: int) -> list[tuple[str, Expression]]:
-    m, share = sizes.model, v.inputs.by_device[d]
-    each, whole = _width(name, sizes)
-    wide = -(-m.head_dim * (m.group + 2) // m.group) if name == "attention" else 2
-    first, inner = ("qkv", "attention") if name == "attention" else ("gate_up", "swiglu")
-    buffers = [(first, share.linear(wide)), (inner, share.linear(each))]
-    if v.outputs:
-        writes = v.outputs.by_device[d].used + share.whole
-        buffers += [("gathered", whole * writes), ("slots", share.linear(each))]
-    return buffers

@@ -1,0 +1,112 @@
+"""Splits whose layers are cut in up to three ways, whole layers on one device among them, where memory is short.
+
+Knows how many layers of each pattern fit and are fastest. Knows nothing of units (see `descent`) or proofs: with memory
+to spare, layers do not depend on each other, and one way is best for all that are alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, permutations
+
+import msgspec
+
+from .baselines import proportional_split, split_bytes
+from .guarded_solver import solve_model
+from .heuristic import Balancer
+from .memory import DeviceBytes, fits
+from .plan import LayerPlan, Split
+from .price import Pricer
+from .search import SOLVED
+
+TIGHT = 0.9  # of a cap
+MOST_PATTERNS, MOST_SETS = 3, 32
+TICKS = 10**6
+SEARCH_S = 2.0
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """Mixtures around `base`, whose embedding and head they keep."""
+
+    pricer: Pricer
+    caps: tuple[int, ...]
+    base: Split
+
+    @property
+    def _worthwhile(self) -> bool:
+        """Whether there are layers to mix, devices to mix them over, and one of those is nearly full."""
+        full = any(n.total > TIGHT * cap for n, cap in zip(self._bytes(self.base), self.caps))
+        return full and len(self.caps) > 1 and self.pricer.model.layers > 1
+
+    def splits(self) -> Iterator[Split]:
+        """The fastest mixture found for the patterns at hand, its runs in every order; those that fit."""
+        if not self._worthwhile:
+            return
+        counts = self._counts()
+        runs = [(pattern, n) for pattern, n in zip(self.patterns, counts) if n]
+        for order in permutations(runs) if len(runs) > 1 else ():
+            layers = tuple(pattern for pattern, n in order for _ in range(n))
+            split = msgspec.structs.replace(self.base, layers=layers)
+            if fits(self._bytes(split), self.pricer.profile, self.caps):
+                yield split
+
+    @cached_property
+    def patterns(self) -> list[LayerPlan]:
+        """The base's cuts, each device alone, and the fastest cut of every device set, as if memory were no matter."""
+        everyone, count = range(len(self.caps)), len(self.caps)
+        boundless = Balancer(self.pricer, (1 << 50,) * count, False)
+        found = list(dict.fromkeys(self.base.layers))
+        for d in everyone:
+            found.append(proportional_split(self.pricer, [float(e == d) for e in everyone]).layers[0])
+        sets = [held for size in range(2, count + 1) for held in combinations(everyone, size)]
+        for held in sets if len(sets) <= MOST_SETS else [tuple(everyone[:k]) for k in range(2, count + 1)]:
+            found.append(boundless.pattern(held) or found[0])
+        return list(dict.fromkeys(found))
+
+    def _counts(self) -> list[int]:
+        """Layers of each pattern: the least time for which the bytes fit."""
+        from ortools.sat.python import cp_model
+
+        cp, layers = cp_model.CpModel(), self.pricer.model.layers
+        counts = [cp.new_int_var(0, layers, "") for _ in self.patterns]
+        used = [cp.new_bool_var("") for _ in self.patterns]
+        cp.add(sum(counts) == layers)
+        cp.add(sum(used) <= MOST_PATTERNS)
+        for n, literal in zip(counts, used):
+            cp.add(n <= layers * literal)
+        each = [self._layer_bytes(pattern) for pattern in self.patterns]
+        for d, free in enumerate(self._free_bytes):
+            cp.add(sum(n * bytes_[d] for n, bytes_ in zip(counts, each)) <= free)
+        seconds = [self._layer_s(pattern) for pattern in self.patterns]
+        tick_s = sum(seconds) / TICKS
+        cp.minimize(sum(round(s / tick_s) * n for s, n in zip(seconds, counts)) + sum(used))
+        answer = solve_model(cp, time.perf_counter() + SEARCH_S)
+        return [answer.value(n) for n in counts] if answer.status in SOLVED else [0] * len(counts)
+
+    def _stack(self, pattern: LayerPlan, layers: int) -> Split:
+        return msgspec.structs.replace(self.base, layers=(pattern,) * layers)
+
+    def _layer_s(self, pattern: LayerPlan) -> float:
+        """A layer's part of a stack of its like, tables included, which all patterns have in common."""
+        layers = self.pricer.model.layers
+        return self.pricer.split_s(self._stack(pattern, layers)) / layers
+
+    def _layer_bytes(self, pattern: LayerPlan) -> list[int]:
+        one, two = (self._bytes(self._stack(pattern, layers)) for layers in (1, 2))
+        return [b.weights + b.cache - a.weights - a.cache for a, b in zip(one, two)]
+
+    @cached_property
+    def _free_bytes(self) -> list[int]:
+        """What layers may fill on each device: the cap less tables and the widest buffers of any pattern."""
+        room = list(self.caps)
+        for pattern in self.patterns:
+            for d, (needed, own) in enumerate(zip(self._bytes(self._stack(pattern, 1)), self._layer_bytes(pattern))):
+                room[d] = min(room[d], self.caps[d] - needed.total + own)
+        return room
+
+    def _bytes(self, split: Split) -> tuple[DeviceBytes, ...]:
+        return split_bytes(self.pricer, split)

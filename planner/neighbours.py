@@ -1,0 +1,163 @@
+"""Splits that differ from a given one in one respect: units moved, another strategy, a device left out, a layer more.
+
+Knows which changes there are and whether they are allowed. Knows nothing of which are good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, pairwise
+from typing import Literal
+
+import msgspec
+
+from .baselines import split_bytes
+from .memory import fits
+from .plan import BlockPlan, Range, Split, members, size
+from .price import Pricer
+from .request import Request
+from .stage_costs import StageCosts
+from .sums import exchanged
+from .units import Units, proportional
+from .wishes import obeys
+
+STEPS = (64, 16, 4, 1)
+RECEIVERS = 3
+Name = Literal["attention", "mlp"]
+Part = tuple[int, Name] | None
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Splits one change away that fit and obey the request; equal blocks of a layer class change together."""
+
+    pricer: Pricer
+    request: Request
+    caps: tuple[int, ...]
+
+    @cached_property
+    def costs(self) -> StageCosts:
+        return StageCosts(self.pricer, self.request.replicate_kv and self.pricer.model.group > 1)
+
+    def every(self, split: Split) -> Iterator[Split]:
+        """A unit moved between any two devices, a strategy flipped, a device left out, for every block and table."""
+        everyone = tuple(range(len(self.caps)))
+        for _, name, block in self._blocks(split):
+            options = [*self._moved(name, block, everyone, everyone, (1,)), *self._reshaped(name, block)]
+            yield from self._allowed(exchanged(split, name, block, option) for option in options)
+        yield from self._allowed(chain(self._tables(split, (1,)), self._borders(split)))
+
+    def parts(self, split: Split) -> list[Part]:
+        """What `promising` can change: every distinct block, by its first layer, then tables and borders."""
+        return [*((layer, name) for layer, name, _ in self._blocks(split)), None]
+
+    def promising(self, split: Split, part: Part) -> Iterator[Split]:
+        """Changes of one part: units leave the devices that others wait for, in steps of several sizes."""
+        if part is None:
+            return self._allowed(chain(self._tables(split, STEPS), self._borders(split)))
+        layer, name = part
+        block: BlockPlan = getattr(split.layers[layer], name)
+        busy, idle = self._by_load(layer, name, block)
+        options = chain(self._moved(name, block, busy, idle, STEPS), self._reshaped(name, block))
+        return self._allowed(exchanged(split, name, block, option) for option in options)
+
+    def _blocks(self, split: Split) -> list[tuple[int, Name, BlockPlan]]:
+        """Distinct blocks, each with the first layer that has it."""
+        found: dict[tuple[Name, BlockPlan], int] = {}
+        for i, layer in enumerate(split.layers):
+            found.setdefault(("attention", layer.attention), i)
+            found.setdefault(("mlp", layer.mlp), i)
+        return [(i, name, block) for (name, block), i in found.items()]
+
+    def reshaped(self, split: Split) -> Iterator[Split]:
+        """Block by block: the other strategy, or a device left out."""
+        for _, name, block in self._blocks(split):
+            yield from self._allowed(exchanged(split, name, block, option) for option in self._reshaped(name, block))
+
+    def allows(self, split: Split) -> bool:
+        """Whether a split fits and obeys the request."""
+        return fits(split_bytes(self.pricer, split), self.pricer.profile, self.caps) and obeys(
+            split, self.request, self.pricer.model
+        )
+
+    def _allowed(self, splits: Iterable[Split]) -> Iterator[Split]:
+        return (split for split in splits if self.allows(split))
+
+    def _borders(self, split: Split) -> Iterator[Split]:
+        """A layer cut like its neighbour, where the two are cut differently."""
+        for i, (one, other) in enumerate(pairwise(split.layers)):
+            for at, layer in ((i, other), (i + 1, one)) if one != other else ():
+                layers = (*split.layers[:at], layer, *split.layers[at + 1 :])
+                yield msgspec.structs.replace(split, layers=layers)
+
+    def _by_load(self, layer: int, name: Name, block: BlockPlan) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The busiest members in either phase, and the devices that are busy for the shortest time."""
+        units = self.costs.units(name)
+        loads = []
+        for d, span in enumerate(block.units):
+            held = -(-size(span) // units.unit)
+            costs = self.costs.share(layer, name, block.strategy, d, held, alone=False) if held else (0.0,) * 5
+            loads.append((costs[0] + costs[2], costs[1] + costs[3]))
+        holders, new = members(block.units), self.pricer.workload.new_tokens
+        busy = {max(holders, key=lambda d: loads[d][phase]) for phase in (0, 1)}
+        idle = sorted(range(len(loads)), key=lambda d: new * loads[d][0] + loads[d][1])[:RECEIVERS]
+        return tuple(sorted(busy)), tuple(idle)
+
+    def _moved(
+        self, name: Name, block: BlockPlan, donors: Iterable[int], receivers: Iterable[int], steps: Iterable[int]
+    ) -> Iterator[BlockPlan]:
+        receivers = tuple(receivers)
+        for spans in shifted(block.units, self.costs.units(name), donors, receivers, steps):
+            yield self._with_units(block, spans)
+        for spans in shifted(block.outputs, self.costs.hidden, donors, receivers, steps):
+            if set(members(spans)) <= set(members(block.units)):
+                yield msgspec.structs.replace(block, outputs=spans)
+
+    def _reshaped(self, name: Name, block: BlockPlan) -> Iterator[BlockPlan]:
+        """The other strategy, and every device left out in favour of the others."""
+        if len(members(block.units)) > 1:
+            yield self._with_units(
+                BlockPlan("row" if block.strategy == "column" else "column", block.units), block.units
+            )
+        units = self.costs.units(name)
+        held = [-(-size(span) // units.unit) for span in block.units]
+        for d in members(block.units) if len(members(block.units)) > 1 else ():
+            rest = [0 if e == d else count for e, count in enumerate(held)]
+            yield self._with_units(block, units.spans(proportional(units.count, rest)))
+
+    def _with_units(self, block: BlockPlan, spans: tuple[Range, ...]) -> BlockPlan:
+        """Under column, outputs stay where they may, else follow the units."""
+        if block.strategy == "row":
+            return BlockPlan("row", spans)
+        outputs = block.outputs
+        if not outputs or not set(members(outputs)) <= set(members(spans)):
+            outputs = self.costs.hidden.spans(proportional(self.costs.hidden.count, [size(span) for span in spans]))
+        return BlockPlan("column", spans, outputs)
+
+    def _tables(self, split: Split, steps: tuple[int, ...]) -> Iterator[Split]:
+        """Vocabulary rows moved between devices; tied tables move together."""
+        everyone = tuple(range(len(self.caps)))
+        for spans in shifted(split.head, self.costs.vocabulary, everyone, everyone, steps):
+            tied = self.pricer.model.tied_embeddings
+            yield msgspec.structs.replace(split, head=spans, embedding=spans if tied else split.embedding)
+        if not self.pricer.model.tied_embeddings:
+            for d in everyone:
+                whole = Units(self.pricer.model.vocab, self.pricer.model.vocab).spans(
+                    tuple(int(e == d) for e in everyone)
+                )
+                yield msgspec.structs.replace(split, embedding=whole)
+
+
+def shifted(
+    spans: tuple[Range, ...], units: Units, donors: Iterable[int], receivers: tuple[int, ...], steps: Iterable[int]
+) -> Iterator[tuple[Range, ...]]:
+    """Shares with some units moved from one device to another; none where there are no spans."""
+    held = [-(-end // units.unit) - -(-begin // units.unit) for begin, end in spans]
+    for a in donors if held else ():
+        for b in receivers:
+            for step in {min(step, held[a]) for step in steps} - {0} if a != b else ():
+                counts = list(held)
+                counts[a], counts[b] = counts[a] - step, counts[b] + step
+                yield units.spans(tuple(counts))

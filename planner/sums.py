@@ -1,0 +1,133 @@
+"""How partial sums of row blocks are added up: by every consumer, by all members in parts, or by one CPU device.
+
+Knows what each way costs for a set of devices, and picks the fastest for a split. Knows nothing of shares of blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from .layer_graph import StepBuilder
+from .plan import HIDDEN_UNIT, BlockPlan, LayerPlan, Phase, Range, Split, members
+from .price import Pricer
+from .stage_costs import Costs
+from .steps import Kind, Step
+from .units import Units, proportional
+
+PHASES: tuple[Phase, Phase] = ("decode", "prefill")
+Sums = tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class SumWays:
+    """Ways of summing besides the one in which every consumer adds up all parts (`()`)."""
+
+    pricer: Pricer
+    _shares: dict[tuple[int, ...], Sums] = field(default_factory=dict)
+    _columns: dict[tuple[int, int], float] = field(default_factory=dict)
+    _middles: dict[tuple[Sums, tuple[int, ...]], Costs] = field(default_factory=dict)
+
+    def ways(self, producers: tuple[int, ...]) -> Iterator[Sums]:
+        """Reduce-scatter and all-gather among three or more `producers`, and a sum on each CPU device."""
+        devices = self.pricer.profile.devices
+        if len(producers) > 2:
+            yield self.in_parts(producers)
+        for d, device in enumerate(devices):
+            if device.kind == "cpu" and len(producers) > 1:
+                yield self._spans({d: 1.0})
+
+    def in_parts(self, producers: tuple[int, ...]) -> Sums:
+        """Hidden columns for each producer, in proportion to how fast its link moves what a column takes."""
+        if producers not in self._shares:
+            self._shares[producers] = self._spans({d: 1 / self._column_s(d, producers) for d in producers})
+        return self._shares[producers]
+
+    def _spans(self, weights: dict[int, float]) -> Sums:
+        units = Units(self.pricer.model.hidden, HIDDEN_UNIT)
+        everyone = range(len(self.pricer.profile.devices))
+        return units.spans(proportional(units.count, [weights.get(d, 0.0) for d in everyone]))
+
+    def _column_s(self, d: int, producers: tuple[int, ...]) -> float:
+        """Seconds by which summing all columns of a full chunk exceeds summing a few, over their number."""
+        key = (d, len(producers))
+        if key not in self._columns:
+            self._columns[key] = self._measured_column_s(d, producers)
+        return self._columns[key]
+
+    def _measured_column_s(self, d: int, producers: tuple[int, ...]) -> float:
+        hidden = self.pricer.model.hidden
+        few = min(hidden, HIDDEN_UNIT)
+        if hidden == few:
+            return 1.0
+        return max(self._reducer_s(d, producers, hidden) - self._reducer_s(d, producers, few), 1e-12) / (hidden - few)
+
+    def _reducer_s(self, d: int, producers: tuple[int, ...], width: int) -> float:
+        chunk = max(self.pricer.chunks, key=lambda c: c.rows)
+        return self._seconds(self._builder(chunk.rows, chunk.context, "prefill"), {d: (0, width)}, producers)
+
+    def middle_costs(self, sums: Sums, producers: tuple[int, ...]) -> Costs:
+        """The stage between parts and sums: its slowest reducer, in decode, prefill, and prefill's last chunk."""
+        key = (sums, producers)
+        if key not in self._middles:
+            self._middles[key] = self._middle_costs(sums, producers)
+        return self._middles[key]
+
+    def _middle_costs(self, sums: Sums, producers: tuple[int, ...]) -> Costs:
+        spans = {d: sums[d] for d in members(sums)}
+        decode, prefill = (
+            [
+                chunk.count * self._seconds(self._builder(chunk.rows, chunk.context, phase), spans, producers)
+                for chunk in self.pricer.phase_chunks(phase)
+            ]
+            for phase in PHASES
+        )
+        return decode[0], sum(prefill), 0.0, 0.0, prefill[-1]
+
+    def _builder(self, rows: int, context: int, phase: Phase) -> StepBuilder:
+        b = StepBuilder(self.pricer.model, rows, context, phase=phase)
+        b.enter(0, "mlp", (0, 1))
+        return b
+
+    def _seconds(self, b: StepBuilder, spans: dict[int, Range], producers: tuple[int, ...]) -> float:
+        everyone = range(len(self.pricer.profile.devices))
+        b.reduced_exchange(producers, producers, tuple(spans.get(d, (0, 0)) for d in everyone))
+        busy = dict.fromkeys(spans, 0.0)
+        for step in b.steps:
+            if _of_reducer(step):
+                busy[step.device] += self.pricer.cost.step_s(step)
+        return max(busy.values())
+
+
+def _of_reducer(step: Step) -> bool:
+    return (step.kind, step.role) in ((Kind.PULL, "pull_parts"), (Kind.PUSH, "push_hidden"))
+
+
+def with_best_sums(pricer: Pricer, split: Split, allowed: Callable[[Split], bool]) -> Split:
+    """`split` with the fastest allowed way of summing, in each phase, for every row block of several members."""
+    ways = SumWays(pricer)
+    for phase in PHASES:
+        for name in ("attention", "mlp"):
+            for block in dict.fromkeys(getattr(layer, name) for layer in split.layers):
+                holders = members(block.units)
+                if block.strategy == "row" and len(holders) > 1:
+                    options = [_summed(block, phase, sums) for sums in ((), *ways.ways(holders))]
+                    splits = [exchanged(split, name, block, option) for option in options]
+                    split = min(filter(allowed, splits), key=lambda s: pricer.phase_s(s, phase), default=split)
+    return split
+
+
+def _summed(block: BlockPlan, phase: Phase, sums: Sums) -> BlockPlan:
+    return msgspec.structs.replace(block, **{f"{phase}_sums": sums})
+
+
+def exchanged(split: Split, name: str, block: BlockPlan, other: BlockPlan) -> Split:
+    """`split` with `other` wherever a layer has `block`."""
+
+    def change(layer: LayerPlan) -> LayerPlan:
+        return msgspec.structs.replace(layer, **{name: other}) if getattr(layer, name) == block else layer
+
+    changed = {layer: change(layer) for layer in set(split.layers)}
+    return msgspec.structs.replace(split, layers=tuple(changed[layer] for layer in split.layers))
