@@ -20,7 +20,13 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 
 @click.command()
 @click.argument("model")
-@click.option("--hardware", default="profile.json", show_default=True, metavar="FILE", help="A profile.")
+@click.option(
+    "--hardware",
+    default="profile.json",
+    show_default=True,
+    metavar="FILE|MACHINE",
+    help="A profile, or devices by name.",
+)
 @click.option("--prompt-tokens", type=COUNT, default=512, show_default=True, help="Per sequence.")
 @click.option("--new-tokens", type=COUNT, default=128, show_default=True, help="Per sequence.")
 @click.option("--batch", type=COUNT, default=1, show_default=True, help="Sequences at once.")
@@ -42,19 +48,24 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is
     solved.
 
+    MACHINE: devices of the catalogue joined by +, each [COUNTx]NAME[@LINK][/PORT[=LINK]], or cpu:MEMORY[:SIZE].
+    LINK is the slot, as 4.0x8 or oculink; the card's own limit counts too, and alone where no slot is given. Devices
+    with the same PORT share it: a chipset's 4.0x4, or what is given. Repeated names are numbered: rtx3090:0.
+
     \b
     tpplan solve model.gguf
+    tpplan solve examples/llama-3.1-8b.json --hardware rtx3090@4.0x16+rtx3060@4.0x4/a+p40/a=3.0x8+cpu:ddr5-2ch:64GiB
     tpplan solve llama/ --context 8192 --cap cpu:0=8GiB
     tpplan solve model.gguf --attention-split 2,1 --mlp-strategy column
     """
     from ..hwprofiles.files import check_writable
-    from ..hwprofiles.storage import load_profile
+    from ..hwprofiles.machine import is_file, load_hardware
     from ..planner.model_files import load_model
     from ..planner.solve import solve
     from ..planner.storage import save_plan
 
-    check_writable(output, model, hardware)
-    profile = load_profile(hardware)
+    check_writable(output, model, *([hardware] if is_file(hardware) else []))
+    profile = load_hardware(hardware)
     plan = solve(load_model(model), os.path.abspath(model), profile, _request(**wishes))
     save_plan(plan, output)
     if as_json:
