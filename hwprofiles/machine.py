@@ -17,7 +17,6 @@ from .roofline import Roof, roofline_points
 from .storage import load_profile
 
 GIB = 2**30
-EXAMPLE = "rtx3090@4.0x16+rtx3060@4.0x4"
 
 
 def is_file(hardware: str) -> bool:
@@ -32,10 +31,7 @@ def load_hardware(hardware: str) -> HardwareProfile:
     """
     if is_file(hardware):
         return load_profile(hardware)
-    try:
-        return machine_profile(parse_machine(hardware))
-    except ValueError as error:
-        raise ValueError(f"{error}; a profile file or a machine such as {EXAMPLE} is wanted") from None
+    return machine_profile(parse_machine(hardware))
 
 
 def machine_profile(machine: Machine) -> HardwareProfile:

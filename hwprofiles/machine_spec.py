@@ -58,6 +58,8 @@ class Machine:
 
 def parse_machine(text: str) -> Machine:
     """The machine that `text` says; ValueError in one line names the part that is wrong, and the fix."""
+    if not text.strip():
+        raise ValueError("the machine has no devices: name some, as rtx3090@4.0x16+rtx3060@4.0x4")
     machine = text.strip().lower()
     devices: list[Card | Processor] = []
     uplinks: dict[str, str] = {}
@@ -81,7 +83,7 @@ def _cards(term: str, uplinks: dict[str, str]) -> list[Card | Processor]:
     count, name, port = int(match["count"] or 1), match["name"], match["port"] or ""
     if not 1 <= count <= MOST_DEVICES:
         raise ValueError(f"{_shown(term)} has {count} devices: 1 to {MOST_DEVICES} can be planned for")
-    device = known(name, known_devices(), "device")
+    device = known(name, known_devices(), "device" if "@" in term else "profile file or device")
     if match["uplink"] and uplinks.setdefault(port, match["uplink"]) != match["uplink"]:
         raise ValueError(f"port {port!r} is both {uplinks[port]} and {match['uplink']}: give its link once")
     return [Card(name, device, _negotiated(device, match["slot"]), port)] * count

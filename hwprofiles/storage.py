@@ -32,7 +32,7 @@ def load_profile(path: str | Path) -> HardwareProfile:
 
 
 def check_profile(profile: HardwareProfile) -> None:
-    """ValueError unless there are devices, with unique names, every rate, time and size is possible, and ports exist."""
+    """ValueError unless there are devices, with unique names, and every rate, time, size and port is possible."""
     names = [device.name for device in profile.devices]
     if not names:
         raise ValueError("it has no devices")

@@ -63,7 +63,7 @@ def _quant(method: str, quant: _HfQuant) -> Quant:
     if group is None or group < 8 or group % 8:
         why = " (one group a row)" if group == -1 else ""
         raise ValueError(
-            f"field '{FIELD}.group_size' is {group}{why}; a multiple of 8 is understood: use a checkpoint in groups, as 128"
+            f"field '{FIELD}.group_size' is {group}{why}; a multiple of 8 is understood: use a checkpoint with such groups"
         )
     # With static groups the order of inputs is only one of computing; groups lie where they would lie without.
     scattered = method == "gptq" and bool(quant.desc_act) and not quant.static_groups
@@ -77,6 +77,6 @@ def check_groups(spec: ModelSpec) -> None:
     for name, width in (("hidden", spec.hidden), ("attention", spec.heads * spec.head_dim), ("mlp", spec.mlp)):
         if width % spec.quant.group_size:
             raise ValueError(
-                f"field '{FIELD}.group_size' is {spec.quant.group_size}, which does not divide the {name} width {width}: "
-                "use a checkpoint with smaller groups"
+                f"field '{FIELD}.group_size' is {spec.quant.group_size}, which does not divide the {name} width "
+                f"{width}: use a checkpoint with smaller groups"
             )
