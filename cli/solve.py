@@ -34,9 +34,12 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.option("--mlp-strategy", type=STRATEGY)
 @click.option("--time-limit", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, metavar="S")
 @click.option("--explain", is_flag=True, help="Also print the reasons and what fills the memory.")
+@click.option("--trace", metavar="FILE", help="Write the simulated passes as Chrome trace JSON (opens in Perfetto).")
 @click.option("-o", "--output", default="plan.json", show_default=True, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(model: str, hardware: str, explain: bool, output: str, as_json: bool, **wishes: Any) -> None:
+def command(
+    model: str, hardware: str, explain: bool, trace: str | None, output: str, as_json: bool, **wishes: Any
+) -> None:
     """Find the fastest split of MODEL over the profiled devices, and how far from the best it can be.
 
     MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is
@@ -54,14 +57,22 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     from ..planner.storage import save_plan
 
     check_writable(output, model, hardware)
-    profile = load_profile(hardware)
-    plan = solve(load_model(model), os.path.abspath(model), profile, _request(**wishes))
+    if trace:
+        check_writable(trace, model, hardware)
+        if os.path.realpath(trace) == os.path.realpath(output):
+            raise ValueError(f"plan and trace would both be {trace}: name two files")
+    profile, spec = load_profile(hardware), load_model(model)
+    plan = solve(spec, os.path.abspath(model), profile, _request(**wishes))
     save_plan(plan, output)
     if as_json:
         emit({"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS} | {"devices": plan.device_use})
     else:
         _print_plan(plan, explain)
     note(f"wrote {output}")
+    if trace:
+        from .simulate import write_trace
+
+        write_trace(plan, spec, profile, trace)
 
 
 def _request(prompt_tokens: int, new_tokens: int, batch: int, context: int, time_limit: float, **splits: Any) -> Any:

@@ -1,7 +1,7 @@
 """Passes as Chrome trace JSON, which Perfetto opens: simulated ones, and the form in which `run` writes measured ones.
 
-A process is a phase or a run, with three tracks a device: what it computes, its pushes, its pulls. Events bear the names
-of steps. Knows nothing of how times came about.
+A process is a phase or a run, with three tracks a device: what it computes, its pushes, its pulls. Events bear the
+names of steps. Knows nothing of how times came about.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def save_trace(trace: Event, path: str | Path) -> None:
 
 def _timeline_events(timeline: Timeline) -> list[Event]:
     process = PROCESSES[timeline.phase]
-    title = f"simulated {timeline.phase}, rows: {max(span.step.rows for span in timeline.spans)}"
+    title = f"simulated {timeline.phase}, rows: {timeline.rows}"
     events = process_events(process, title, timeline.devices)
     for span in timeline.spans:
         begin_ns, end_ns = (round((timeline.overhead_s + s) * 1e9) for s in (span.begin_s, span.end_s))

@@ -22,12 +22,16 @@ from .timeline import Span, Timeline
 ROUNDING = 1e-12
 
 
-def simulate(model: ModelSpec, split: Split, pricer: Pricer, phase: Phase) -> Timeline:
+def simulate(split: Split, pricer: Pricer, phase: Phase) -> Timeline:
     """One decode step at the workload's mean context, or the last full chunk of its prompt (the only one of a short
     prompt). ValueError where the profile lacks an operation.
     """
-    chunk = shown_chunk(pricer, phase)
-    steps = pass_steps(model, split, chunk.rows, chunk.context, chunk.logits, phase)
+    return simulate_pass(split, pricer, shown_chunk(pricer, phase), phase)
+
+
+def simulate_pass(split: Split, pricer: Pricer, chunk: Chunk, phase: Phase) -> Timeline:
+    """One pass over the rows of `chunk`."""
+    steps = pass_steps(pricer.model, split, chunk.rows, chunk.context, chunk.logits, phase)
     jobs, overhead_s = _jobs(steps, pricer.cost), pricer.overhead_s(split)
     return Timeline(
         phase=phase,
@@ -35,14 +39,20 @@ def simulate(model: ModelSpec, split: Split, pricer: Pricer, phase: Phase) -> Ti
         spans=_play(steps, jobs),
         overhead_s=overhead_s,
         uncontended_s=overhead_s + _uncontended_s(steps, jobs),
-        predicted_s=pricer.pass_s(split, chunk.rows, chunk.context, chunk.logits, phase),
     )
 
 
-def simulate_plan(plan: Plan, model: ModelSpec, profile: HardwareProfile) -> tuple[Timeline, Timeline]:
-    """Decode and prefill of `plan`, for its own workload, on a machine with its devices in its order."""
-    pricer = Pricer(model, profile, plan.dtype, plan.workload, plan.cache_dtype)
-    return simulate(model, plan.split, pricer, "decode"), simulate(model, plan.split, pricer, "prefill")
+def predicted_pass_s(split: Split, pricer: Pricer, phase: Phase) -> float:
+    """Seconds of the pass that `simulate` plays, by stage sums, as the solver has it: all that push or pull in one
+    exchange share ports and host memory from its first byte to its last.
+    """
+    chunk = shown_chunk(pricer, phase)
+    return pricer.pass_s(split, chunk.rows, chunk.context, chunk.logits, phase)
+
+
+def pricer_of_plan(plan: Plan, model: ModelSpec, profile: HardwareProfile) -> Pricer:
+    """Prices the passes of `plan` for its own workload, on a machine with its devices in its order."""
+    return Pricer(model, profile, plan.dtype, plan.workload, plan.cache_dtype)
 
 
 def simulated_prefill_s(split: Split, pricer: Pricer) -> float:

@@ -35,14 +35,17 @@ class Usage:
     pull_s: float
     wait_s: float
 
+    @property
+    def busy_s(self) -> float:
+        return self.compute_s + self.push_s + self.pull_s
+
 
 @dataclass(frozen=True)
 class Timeline:
     """One pass: `devices` are the names by index, `spans` every step in the order of the layer graph.
 
-    `overhead_s`: the fixed cost of a pass, before the first step, which begins at 0. `uncontended_s`: the length if each
-    push and pull had ports and host memory for itself. `predicted_s`: by stage sums, as the solver has it, where all
-    that push or pull in one exchange share them from its first byte to its last.
+    `overhead_s`: the fixed cost of a pass, before the first step, which begins at 0. `uncontended_s`: the length if
+    each push and pull had ports and host memory for itself.
     """
 
     phase: Phase
@@ -50,11 +53,15 @@ class Timeline:
     spans: tuple[Span, ...]
     overhead_s: float
     uncontended_s: float
-    predicted_s: float
 
     @property
     def length_s(self) -> float:
         return self.overhead_s + max((span.end_s for span in self.spans), default=0.0)
+
+    @property
+    def rows(self) -> int:
+        """Tokens that go through the layers at once."""
+        return max(span.step.rows for span in self.spans)
 
     def usage(self, device: int) -> Usage:
         """Where the time of `device` goes."""
