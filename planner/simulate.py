@@ -81,7 +81,7 @@ def shared_paths(profile: HardwareProfile, step: Step) -> tuple[Path, ...]:
     paths = [
         (f"{port.name} {step.kind}", port.push_bytes_per_s if step.kind is Kind.PUSH else port.pull_bytes_per_s)
         for port in host.ports
-        if port.name == link.port
+        if link.port and port.name == link.port
     ]
     return (*paths, ("host memory", host.bytes_per_s)) if host.bytes_per_s else tuple(paths)
 
