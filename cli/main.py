@@ -20,6 +20,7 @@ from .. import __version__
 SUMMARIES = {
     "profile": "Measure the devices of this machine.",
     "solve": "Find the fastest split of a model over those devices.",
+    "simulate": "Play a plan through step by step, and say what decides its speed.",
     "run": "Generate text with the split model.",
     "doctor": "Say what this machine has and what is missing.",
 }

@@ -82,7 +82,7 @@ def _generate(
     prompt_ids = _prompt_ids(tokenizer, prompt, raw)
     stream = tokenizer.stream()
     with Session.open(figures.plan, figures.model, model_path) as session:
-        session.trace = Trace() if trace else None
+        session.trace = Trace(session.plan.devices) if trace else None
         on_token = (lambda token: None) if as_json else (lambda token: _show(stream.push(token)))
         result = session.generate(prompt_ids, max_new_tokens, sampler, tokenizer.stop_ids, on_token)
         if trace:
@@ -104,11 +104,9 @@ def _show(text: str) -> None:
 
 
 def _save_trace(trace: Any, path: str) -> None:
-    import msgspec
+    from ..planner.chrome_trace import save_trace
 
-    from ..hwprofiles.files import write_atomically
-
-    write_atomically(path, msgspec.json.encode(trace.json()))
+    save_trace(trace.json(), path)
     note(f"wrote {path}")
 
 

@@ -11,9 +11,12 @@ from .options import Cap, Split, by_device
 from .output import emit, note, print_tables
 
 if TYPE_CHECKING:
-    from ..planner.plan import Plan
+    from ..hwprofiles.profile import HardwareProfile
+    from ..planner.model_spec import ModelSpec
+    from ..planner.plan import Phase, Plan
 
 COUNT = click.IntRange(1, 2**24)
+PHASES: tuple[Phase, ...] = ("decode", "prefill")
 STRATEGY = click.Choice(["row", "column"])
 SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "predicted", "baselines", "reasons")
 
@@ -34,9 +37,20 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.option("--mlp-strategy", type=STRATEGY)
 @click.option("--time-limit", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, metavar="S")
 @click.option("--explain", is_flag=True, help="Also print the reasons and what fills the memory.")
+@click.option("--trace", metavar="FILE", help="Write the simulated passes as Chrome trace JSON (opens in Perfetto).")
+@click.option("--report", metavar="FILE", help="Write all about the plan as one HTML page.")
 @click.option("-o", "--output", default="plan.json", show_default=True, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(model: str, hardware: str, explain: bool, output: str, as_json: bool, **wishes: Any) -> None:
+def command(
+    model: str,
+    hardware: str,
+    explain: bool,
+    trace: str | None,
+    report: str | None,
+    output: str,
+    as_json: bool,
+    **wishes: Any,
+) -> None:
     """Find the fastest split of MODEL over the devices, and how far from the best it can be.
 
     MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is
@@ -53,22 +67,53 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     tpplan solve examples/llama-3.1-8b.json --hardware rtx3090@4.0x16+2xrtx3060@4.0x4/a+cpu:ddr5-2ch
     tpplan solve llama/ --context 8192 --cap cpu:0=8GiB
     tpplan solve model.gguf --attention-split 2,1 --mlp-strategy column
+    tpplan solve model.gguf --report plan.html --trace plan-trace.json
     """
-    from ..hwprofiles.files import check_writable
-    from ..hwprofiles.machine import is_file, load_hardware
+    from ..hwprofiles.machine import load_hardware
     from ..planner.model_files import load_model
     from ..planner.solve import solve
     from ..planner.storage import save_plan
 
-    check_writable(output, model, *([hardware] if is_file(hardware) else []))
-    profile = load_hardware(hardware)
-    plan = solve(load_model(model), os.path.abspath(model), profile, _request(**wishes))
+    _check_outputs([path for path in (output, trace, report) if path is not None], model, hardware)
+    profile, spec = load_hardware(hardware), load_model(model)
+    plan = solve(spec, os.path.abspath(model), profile, _request(**wishes))
     save_plan(plan, output)
     if as_json:
         emit({"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS} | {"devices": plan.device_use})
     else:
         _print_plan(plan, explain)
     note(f"wrote {output}")
+    if trace or report:
+        _write_pictures(plan, spec, profile, trace, report)
+
+
+def _check_outputs(paths: list[str], model: str, hardware: str) -> None:
+    """Asked before long work: every file can be written, and none is read or written twice."""
+    from ..hwprofiles.files import check_writable
+    from ..hwprofiles.machine import is_file
+
+    for path in paths:
+        check_writable(path, model, *([hardware] if is_file(hardware) else []))
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise ValueError(f"two of {', '.join(paths)} are one file: name one for each")
+
+
+def _write_pictures(
+    plan: Plan, model: ModelSpec, profile: HardwareProfile, trace: str | None, report: str | None
+) -> None:
+    """Both passes as they are simulated: as a trace, and on the page that tells all about the plan."""
+    from ..planner.chrome_trace import chrome_trace, save_trace
+    from ..planner.report_page import write_report
+    from ..planner.simulate import pricer_of_plan, simulate
+
+    pricer = pricer_of_plan(plan, model, profile)
+    timelines = [simulate(plan.split, pricer, phase) for phase in PHASES]
+    if trace:
+        save_trace(chrome_trace(timelines), trace)
+        note(f"wrote {trace}")
+    if report:
+        write_report(report, plan, model, profile, timelines)
+        note(f"wrote {report}")
 
 
 def _request(prompt_tokens: int, new_tokens: int, batch: int, context: int, time_limit: float, **splits: Any) -> Any:

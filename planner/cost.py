@@ -11,7 +11,7 @@ from math import exp, inf, log
 
 from ..hwprofiles.profile import DeviceProfile, HardwareProfile, OpPoint
 from .plan import DTYPE_BYTES, CacheDtype, Dtype
-from .steps import Kind, Step
+from .steps import Kind, Step, moved_bytes
 from .weight_formats import DEFAULT_GROUP, grouped_bytes, is_quantised, vocabulary_dtype
 
 _SHORTEST_S = 1e-10
@@ -59,6 +59,7 @@ class CostModel:
             step.role == "lm_head",
             step.extra_bytes,
             self._rivals(step),
+            moved_bytes(step) if step.movers else 0,
         )
         found = self._seconds.get(key)
         if found is None:
@@ -68,11 +69,23 @@ class CostModel:
     def _price(self, step: Step) -> float:
         if step.kind in (Kind.LINEAR, Kind.ATTENTION):
             return self._by_efficiency(step)
-        if step.kind is Kind.PULL:
-            return max(self._pull_s(step), self.shared_path_s(step)) + self.profile.rendezvous_s
-        if step.kind is Kind.PUSH:
-            return max(_surface(self._small(step, 0), 1, step.rows * step.in_features), self.shared_path_s(step))
+        if step.kind in (Kind.PUSH, Kind.PULL):
+            return self.own_path_s(step) + max(0.0, self.shared_path_s(step) - self.wire_s(step))
         return _surface(self._small(step), step.rows, _width(step))
+
+    def own_path_s(self, step: Step) -> float:
+        """Seconds of a push or pull that shares no path with others; a pull includes one flag's way."""
+        if step.kind is Kind.PUSH:
+            return max(_surface(self._small(step, 0), 1, step.rows * step.in_features), _SHORTEST_S)
+        return max(self._pull_s(step) + self.profile.rendezvous_s, _SHORTEST_S)
+
+    def wire_s(self, step: Step) -> float:
+        """How much of `own_path_s` the device's link is busy, at its full rate; the rest is latency and the sum."""
+        link = self.profile.devices[step.device].link
+        if link is None:
+            return 0.0
+        rate = link.push_bytes_per_s if step.kind is Kind.PUSH else link.pull_bytes_per_s
+        return min(moved_bytes(step) / rate, self.own_path_s(step))
 
     def _by_efficiency(self, step: Step) -> float:
         """Fixed time, plus speed-of-light time over efficiency; the latter interpolated on log axes."""
@@ -173,13 +186,6 @@ def _width(step: Step | OpPoint) -> int:
 
 def _shape(step: Step | OpPoint) -> tuple[float, ...]:
     return tuple(log(max(n, 1)) for n in (step.in_features, step.out_features, step.context))
-
-
-def moved_bytes(step: Step) -> int:
-    """Bytes that a push or pull sends over its device's link; a device does not pull what it pushed itself."""
-    if step.kind is Kind.PUSH:
-        return 4 * step.rows * step.in_features
-    return 4 * step.rows * sum(width for peer, width in zip(step.peers, step.widths) if peer != step.device)
 
 
 def _light_s(

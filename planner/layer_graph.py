@@ -7,7 +7,7 @@ into each producer's slice (column), so a device outside a block pays nothing fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -205,19 +205,27 @@ def device_steps(steps: Iterable[Step], device: int) -> Iterator[Step]:
     return (step for step in steps if step.device == device)
 
 
-def layer_graph(steps: Iterable[Step]) -> nx.DiGraph:
-    """Edges: each device's steps in order, and every push before the pulls of the same collective."""
-    graph: nx.DiGraph = nx.DiGraph()
-    last: dict[int, Step] = {}
-    pushed: dict[tuple[int, int], Step] = {}
-    for step in steps:
-        graph.add_node(step)
+def step_edges(steps: Sequence[Step]) -> Iterator[tuple[int, int]]:
+    """Pairs of positions in `steps`, the second after the first: each device's steps in order, and every push before
+    the pulls of the same collective.
+    """
+    last: dict[int, int] = {}
+    pushed: dict[tuple[int, int], int] = {}
+    for at, step in enumerate(steps):
         if step.device in last:
-            graph.add_edge(last[step.device], step)
+            yield last[step.device], at
         if step.kind is Kind.PUSH:
-            pushed[step.collective, step.device] = step
+            pushed[step.collective, step.device] = at
         for peer in step.peers if step.kind is Kind.PULL else ():
             if peer != step.device:
-                graph.add_edge(pushed[step.collective, peer], step)
-        last[step.device] = step
+                yield pushed[step.collective, peer], at
+        last[step.device] = at
+
+
+def layer_graph(steps: Iterable[Step]) -> nx.DiGraph:
+    """The steps, in an order that they can run in, with `step_edges` between them."""
+    each = list(steps)
+    graph: nx.DiGraph = nx.DiGraph()
+    graph.add_nodes_from(each)
+    graph.add_edges_from((each[before], each[after]) for before, after in step_edges(each))
     return graph

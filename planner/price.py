@@ -70,9 +70,9 @@ class Pricer:
 
     def pass_s(self, split: Split, rows: int, context: int, logits: int = 1, phase: Phase = "decode") -> float:
         """One pass: the longest path through its graph, plus the largest fixed cost of a device in use."""
-        model, short, weights = _shorten(self.model, split)
+        model, short, weights = shortened(self.model, split)
         steps = pass_steps(model, short, rows, context, logits, phase)
-        return self._longest_path_s(steps, weights) + self._overhead_s(split)
+        return self._longest_path_s(steps, weights) + self.overhead_s(split)
 
     def phase_chunks(self, phase: Phase) -> list[Chunk]:
         """The passes of one decode step, or of one prompt."""
@@ -96,7 +96,8 @@ class Pricer:
         """The objective of a split."""
         return self.objective_s(self.predict(split))
 
-    def _overhead_s(self, split: Split) -> float:
+    def overhead_s(self, split: Split) -> float:
+        """The fixed cost of a pass: the largest among the devices in use."""
         return max(self.profile.devices[d].step_overhead_s for d in devices_used(split))
 
     def _longest_path_s(self, steps: list[Step], weights: dict[tuple[int, str], int]) -> float:
@@ -118,7 +119,7 @@ class Pricer:
         return total + weight * max(busy.values(), default=0.0)
 
 
-def _shorten(model: ModelSpec, split: Split) -> tuple[ModelSpec, Split, dict[tuple[int, str], int]]:
+def shortened(model: ModelSpec, split: Split) -> tuple[ModelSpec, Split, dict[tuple[int, str], int]]:
     """The same model with every run of equal layers cut to two, and how often each block's stages then count.
 
     A run's first attention block follows, and its last MLP block precedes, something else; all others are alike.

@@ -60,3 +60,10 @@ class Step:
     movers: tuple[int, ...] = ()
     extra_bytes: int = 0
     contended: bool = False
+
+
+def moved_bytes(step: Step) -> int:
+    """Bytes that a push or pull sends over its device's link; a device does not pull what it pushed itself."""
+    if step.kind is Kind.PUSH:
+        return 4 * step.rows * step.in_features
+    return 4 * step.rows * sum(width for peer, width in zip(step.peers, step.widths) if peer != step.device)

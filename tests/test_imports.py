@@ -13,6 +13,7 @@ import pytest
     [
         ("import tpplan.planner.solve", "torch transformers"),
         ("import tpplan.planner.check, tpplan.planner.model_files", "torch ortools"),
+        ("import tpplan.planner.simulate, tpplan.planner.chrome_trace", "torch ortools"),
         ("import tpplan.executor.session", "ortools transformers"),
         ("import tpplan", "torch ortools numba msgspec click"),
         (

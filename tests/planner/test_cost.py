@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import make_profile
+from splits import with_links
 
 from tpplan.hwprofiles.profile import OpPoint
 from tpplan.planner.cost import CostModel
@@ -79,6 +80,27 @@ def test_bfloat16_weights_cost_less_where_bytes_decide() -> None:
     big = step(Kind.LINEAR, 1, 8192, 16384)
     ratio = CostModel(PROFILE, "bfloat16").step_s(big) / CostModel(PROFILE, "float32").step_s(big)
     assert ratio == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_shared_path_lengthens_the_bytes_not_the_latency() -> None:
+    """Two on a port as fast as one link push 16 KiB: one's own time, and that of its bytes once more. Without a port of
+    that name, or with one twice as fast, nothing is added.
+    """
+    for port_rates, more_s in (({"p": 1e10}, 16384 / 1e10), ({"p": 2e10}, 0.0), ({"q": 1.0}, 0.0)):
+        shared = with_links(make_profile([1.0, 0.5]), [1e10, 1e10], ["p", "p"], port_rates)
+        asked = step(Kind.PUSH, 1, 4096, 4096, contended=True, movers=(0, 1))
+        alone_s = CostModel(PROFILE, "float32").step_s(asked)
+        assert CostModel(shared, "float32").step_s(asked) == pytest.approx(alone_s + more_s, rel=1e-9)
+
+
+def test_slices_of_another_width_are_priced_anew() -> None:
+    """Pulls of as many values in all, but fewer from others, take less time on a shared port, in either order."""
+    profile = with_links(make_profile([1.0, 1.0]), [1e10, 1e10], ["p", "p"], {"p": 1e9})
+    more = {"peers": (0, 1), "movers": (0, 1), "combine": "concat", "contended": True}
+    little, much = (step(Kind.PULL, 64, 576, 576, widths=widths, **more) for widths in ((544, 32), (32, 544)))
+    for order in ((little, much), (much, little)):
+        cost = CostModel(profile, "float32")
+        assert {s.widths: cost.step_s(s) for s in order}[much.widths] > 4 * cost.step_s(little)
 
 
 @settings(max_examples=300, deadline=None)
