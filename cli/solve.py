@@ -34,9 +34,12 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.option("--mlp-strategy", type=STRATEGY)
 @click.option("--time-limit", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, metavar="S")
 @click.option("--explain", is_flag=True, help="Also print the reasons and what fills the memory.")
+@click.option("--report", metavar="FILE", help="Write all about the plan as one HTML page.")
 @click.option("-o", "--output", default="plan.json", show_default=True, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(model: str, hardware: str, explain: bool, output: str, as_json: bool, **wishes: Any) -> None:
+def command(
+    model: str, hardware: str, explain: bool, report: str | None, output: str, as_json: bool, **wishes: Any
+) -> None:
     """Find the fastest split of MODEL over the profiled devices, and how far from the best it can be.
 
     MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is
@@ -46,6 +49,7 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     tpplan solve model.gguf
     tpplan solve llama/ --context 8192 --cap cpu:0=8GiB
     tpplan solve model.gguf --attention-split 2,1 --mlp-strategy column
+    tpplan solve model.gguf --report plan.html
     """
     from ..hwprofiles.files import check_writable
     from ..hwprofiles.storage import load_profile
@@ -54,14 +58,23 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     from ..planner.storage import save_plan
 
     check_writable(output, model, hardware)
-    profile = load_profile(hardware)
-    plan = solve(load_model(model), os.path.abspath(model), profile, _request(**wishes))
+    if report:
+        check_writable(report, model, hardware)
+        if os.path.realpath(report) == os.path.realpath(output):
+            raise ValueError(f"plan and report would both be {report}: name two files")
+    profile, spec = load_profile(hardware), load_model(model)
+    plan = solve(spec, os.path.abspath(model), profile, _request(**wishes))
     save_plan(plan, output)
     if as_json:
         emit({"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS} | {"devices": plan.device_use})
     else:
         _print_plan(plan, explain)
     note(f"wrote {output}")
+    if report:
+        from ..planner.report_page import write_report
+
+        write_report(report, plan, spec, profile, ())
+        note(f"wrote {report}")
 
 
 def _request(prompt_tokens: int, new_tokens: int, batch: int, context: int, time_limit: float, **splits: Any) -> Any:
