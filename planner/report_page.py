@@ -36,14 +36,13 @@ def write_report(
 def page(plan: Plan, model: ModelSpec, profile: HardwareProfile, timelines: Sequence[Timeline], date: str) -> str:
     """The page as text; the same for the same input."""
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) else printable(str(value)),
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(str(value)),
     )
     template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
     split, baselines = plan_tables(plan)
@@ -56,9 +55,9 @@ def page(plan: Plan, model: ModelSpec, profile: HardwareProfile, timelines: Sequ
         proof=proof(plan),
         best=against_baselines(plan),
         colours=COLOURS,
-        split=Markup(split_svg(plan)),
-        baselines=Markup(baselines_svg(plan)),
-        memory=Markup(memory_svg(plan)),
+        split=split_svg(plan),
+        baselines=baselines_svg(plan),
+        memory=memory_svg(plan),
         passes=[_pass(timeline) for timeline in timelines],
         tables={
             "split": [split, _cuts_table(plan)],
@@ -73,14 +72,12 @@ def page(plan: Plan, model: ModelSpec, profile: HardwareProfile, timelines: Sequ
 
 def _pass(timeline: Timeline) -> dict[str, object]:
     """One timeline, drawn and in words."""
-    from markupsafe import Markup
-
     rows = max((span.step.rows for span in timeline.spans), default=1)
     what = "One decode step" if timeline.phase == "decode" else f"One prefill chunk of {rows:,} tokens"
     return {
         "title": f"{what}: {duration(timeline.length_s)}",
-        "timeline": Markup(timeline_svg(timeline)),
-        "usage": Markup(usage_svg(timeline)),
+        "timeline": timeline_svg(timeline),
+        "usage": usage_svg(timeline),
         "partial": len(stretches(timeline)) > 1,
         "overhead": duration(timeline.overhead_s) if timeline.overhead_s else "",
         "contention": contention(timeline),
@@ -120,7 +117,7 @@ def _inputs_table(plan: Plan, profile: HardwareProfile, date: str) -> Table:
         ("weights, KV cache", f"{plan.dtype}, {plan.cache_dtype}"),
         *((f"memory limit of {use.name}", binary_bytes(use.cap_bytes)) for use in plan.device_use),
         ("split found in", duration(plan.solve_s)),
-        ("hardware profile", f"{profile.fingerprint}, made {profile.created} by tpplan {profile.tpplan_version}"),
+        ("hardware profile", f"{plan.profile_fingerprint}, made {profile.created} by tpplan {profile.tpplan_version}"),
         ("this page", f"{date}, plan by tpplan {plan.tpplan_version}"),
     ]
     return "", ("input", "value"), rows
