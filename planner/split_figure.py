@@ -120,7 +120,7 @@ def _layer_numbers(axes: Axes, layers: int) -> None:
 def _fitting(axes: Axes, at: tuple[float, float], middle: float, *texts: str) -> None:
     """The first of `texts` that fits between the two places, if one does."""
     wide = axes.transData.transform((at[1], 0))[0] - axes.transData.transform((at[0], 0))[0]
-    text = next((text for text in texts if len(text) * LETTER <= wide), "")
+    text = next((text for text in texts if (len(text) + 1) * LETTER <= wide), "")
     if text:
         _text(axes, (at[0] + at[1]) / 2, middle, text, ha="center")
 

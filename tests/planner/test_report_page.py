@@ -133,7 +133,7 @@ def test_same_input_same_bytes(solved: Inputs, html: str) -> None:
     """Nothing of the moment, of earlier drawings or of the user's own settings gets into the page."""
     import matplotlib
 
-    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red"}):
+    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "xtick.labelsize": 20, "patch.linewidth": 9}):
         assert page(*solved, "2026-01-02") == html
 
 
