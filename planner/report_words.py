@@ -27,7 +27,8 @@ def shape(model: ModelSpec) -> str:
     count = model.weights
     weights = f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.0f} million"
     heads = f"{model.heads} query heads over {model.kv_heads} KV heads"
-    return f"{model.architecture}, {weights} weights, {model.layers} layer{'s' * (model.layers > 1)}, {heads}, {model.mlp:,} MLP columns"
+    layers = f"{model.layers} layer{'s' if model.layers > 1 else ''}"
+    return f"{model.architecture}, {weights} weights, {layers}, {heads}, {model.mlp:,} MLP columns"
 
 
 def headline(plan: Plan) -> list[tuple[str, str]]:
