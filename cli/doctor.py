@@ -17,8 +17,8 @@ import click
 from ..hwprofiles.units import binary_bytes
 
 NEEDED = (
-    "click", "gguf", "jinja2", "msgspec", "networkx", "numba", "numpy", "ortools", "rich", "safetensors", "tokenizers",
-    "torch",
+    "click", "gguf", "jinja2", "matplotlib", "msgspec", "networkx", "numba", "numpy", "ortools", "rich", "safetensors",
+    "tokenizers", "torch",
 )  # fmt: skip
 OPTIONAL = ("triton",)
 

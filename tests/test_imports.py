@@ -11,14 +11,15 @@ import pytest
 @pytest.mark.parametrize(
     ("code", "unwanted"),
     [
-        ("import tpplan.planner.solve", "torch transformers"),
+        ("import tpplan.planner.solve, tpplan.cli.solve", "torch transformers matplotlib jinja2"),
+        ("import tpplan.planner.report_page, tpplan.planner.figures", "torch ortools matplotlib jinja2"),
         ("import tpplan.planner.check, tpplan.planner.model_files", "torch ortools"),
         ("import tpplan.planner.simulate, tpplan.planner.chrome_trace", "torch ortools"),
-        ("import tpplan.executor.session", "ortools transformers"),
+        ("import tpplan.executor.session", "ortools transformers matplotlib"),
         ("import tpplan", "torch ortools numba msgspec click"),
         (
             "from tpplan.cli.main import commands; commands.main(['--help'], standalone_mode=False)",
-            "torch ortools numba rich networkx msgspec tpplan.cli.run tpplan.cli.solve",
+            "torch ortools numba rich networkx msgspec matplotlib tpplan.cli.run tpplan.cli.solve",
         ),
     ],
 )

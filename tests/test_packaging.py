@@ -19,6 +19,19 @@ def test_every_package_is_listed() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
 
 
+def test_every_data_file_is_listed() -> None:
+    """Files in the packages that are not Python match a pattern of `package-data` of a package above them."""
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    listed = {
+        path
+        for package, globs in patterns.items()
+        for pattern in globs
+        for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    files = {path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file()}
+    assert {path for path in files if path.suffix not in (".py", ".pyc")} <= listed
+
+
 def test_root_holds_no_stray_modules() -> None:
     """Every .py file in the root would be shipped as part of the package."""
     assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py"}

@@ -42,6 +42,16 @@ def test_tables_are_for_people(tpplan, box: Path) -> None:
     assert done.stderr.strip() == "wrote p.json"
 
 
+def test_report_is_a_page(tpplan, box: Path) -> None:
+    """--report writes one HTML page about the same plan, beside it."""
+    done = tpplan("solve", "model.json", "--report", "plan.html")
+    assert done.code == 0, done.stderr
+    assert done.stderr == "wrote plan.json\nwrote plan.html\n"
+    page, plan = (box / "plan.html").read_text(), load_plan(box / "plan.json")
+    assert page.startswith("<!DOCTYPE html>")
+    assert f"{plan.predicted.decode_tokens_per_s:.1f} tok/s" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -60,6 +70,9 @@ def test_tables_are_for_people(tpplan, box: Path) -> None:
         (["-o", "model.json"], 1, "choose another"),
         (["-o", "profile.json"], 1, "choose another"),
         (["-o", "no/such/plan.json"], 1, "cannot write"),
+        (["--report", "profile.json"], 1, "choose another"),
+        (["--report", "./plan.json"], 1, "two files"),
+        (["--report", "no/such/plan.html"], 1, "cannot write"),
     ],
 )
 def test_refusals(tpplan, box: Path, arguments: list[str], code: int, said: str) -> None:
