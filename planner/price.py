@@ -83,10 +83,14 @@ class Pricer:
         """A decode step of the whole batch, or the prefill of one prompt."""
         return sum(c.count * self.pass_s(split, c.rows, c.context, c.logits, phase) for c in self.phase_chunks(phase))
 
+    def prefill_s(self, split: Split) -> float:
+        """Every sequence of the batch, one after the other."""
+        return self.workload.batch * self.phase_s(split, "prefill")
+
     def predict(self, split: Split) -> Predicted:
         """Prefill of each sequence, and decode at the mean context of the workload; tokens/s count the whole batch."""
         batch, decode_s = self.workload.batch, self.phase_s(split, "decode")
-        return Predicted(batch * self.phase_s(split, "prefill"), decode_s, batch / decode_s)
+        return Predicted(self.prefill_s(split), decode_s, batch / decode_s)
 
     def objective_s(self, predicted: Predicted) -> float:
         """What plans are compared by: prefill plus all new tokens."""
