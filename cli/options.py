@@ -12,22 +12,7 @@ from typing import Any
 
 import click
 
-UNITS = {"": 1, "b": 1} | {
-    f"{prefix}{infix}b": base**power
-    for infix, base in (("", 1000), ("i", 1024))
-    for power, prefix in enumerate("kmgt", start=1)
-}
-SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)", re.ASCII)
-
-
-def parse_bytes(text: str) -> int:
-    """`8GiB`, `512 MB` or `1000` as bytes; ValueError for anything else."""
-    match = SIZE.fullmatch(text.strip())
-    if not match or match[2].lower() not in UNITS:
-        raise ValueError(f"{text!r} is no size: write it as 8GiB, 512MB or plain bytes")
-    return (
-        int(float(match[1]) * UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * UNITS[match[2].lower()]
-    )
+from ..hwprofiles.units import parse_bytes
 
 
 class Cap(click.ParamType[tuple[str, int]]):

@@ -20,7 +20,7 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 
 @click.command()
 @click.argument("model")
-@click.option("--hardware", default="profile.json", show_default=True, metavar="FILE", help="A profile.")
+@click.option("--hardware", default="profile.json", show_default=True, metavar="FILE|MACHINE", help="See above.")
 @click.option("--prompt-tokens", type=COUNT, default=512, show_default=True, help="Per sequence.")
 @click.option("--new-tokens", type=COUNT, default=128, show_default=True, help="Per sequence.")
 @click.option("--batch", type=COUNT, default=1, show_default=True, help="Sequences at once.")
@@ -37,24 +37,30 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.option("-o", "--output", default="plan.json", show_default=True, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(model: str, hardware: str, explain: bool, output: str, as_json: bool, **wishes: Any) -> None:
-    """Find the fastest split of MODEL over the profiled devices, and how far from the best it can be.
+    """Find the fastest split of MODEL over the devices, and how far from the best it can be.
 
     MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is
     solved.
 
+    FILE: what `tpplan profile` measured. MACHINE: devices of the catalogue joined by +, each
+    [COUNTx]NAME[@LINK][/PORT[=LINK]] or cpu:MEMORY[:SIZE]. LINK is the slot, as 4.0x8 or oculink; no link is faster
+    than the card's own, which counts where no slot is given. Devices with the same PORT share it: a chipset's 4.0x4
+    unless told otherwise. Names that come twice are numbered: rtx3090:0, rtx3090:1.
+
     \b
     tpplan solve model.gguf
+    tpplan solve examples/llama-3.1-8b.json --hardware rtx3090@4.0x16+2xrtx3060@4.0x4/a+cpu:ddr5-2ch
     tpplan solve llama/ --context 8192 --cap cpu:0=8GiB
     tpplan solve model.gguf --attention-split 2,1 --mlp-strategy column
     """
     from ..hwprofiles.files import check_writable
-    from ..hwprofiles.storage import load_profile
+    from ..hwprofiles.machine import is_file, load_hardware
     from ..planner.model_files import load_model
     from ..planner.solve import solve
     from ..planner.storage import save_plan
 
-    check_writable(output, model, hardware)
-    profile = load_profile(hardware)
+    check_writable(output, model, *([hardware] if is_file(hardware) else []))
+    profile = load_hardware(hardware)
     plan = solve(load_model(model), os.path.abspath(model), profile, _request(**wishes))
     save_plan(plan, output)
     if as_json:

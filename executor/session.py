@@ -23,6 +23,7 @@ from ..planner.memory import device_bytes
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Plan
 from ..planner.steps import Kind, Step
+from ..planner.weight_formats import is_quantised
 from .pass_runner import DeviceProgram, PassRunner
 from .program import Binder
 from .rope_tables import rope_tables
@@ -71,6 +72,7 @@ class Session:
         """Loads every device's slices, all devices at once. ValueError when plan, model, files or machine disagree."""
         if model.fingerprint != plan.model_fingerprint:
             raise ValueError(f"the plan was made for another model than {path}; run tpplan solve {path} again")
+        _refuse_what_cannot_run(plan, model)
         cores = {name: cores_of(name) for name in plan.devices}
         _refuse_full_memory(plan, model)
         steps = pass_steps(model, plan.split, rows=1, context=1)
@@ -186,6 +188,22 @@ class Session:
         weights = sum(s.in_features * s.out_features for s in self._steps if s.kind is Kind.LINEAR)
         cached = sum(2 * s.in_features for s in self._steps if s.kind is Kind.ATTENTION)
         return weights * DTYPE_BYTES[self.plan.dtype] + cached * 4 * context
+
+
+def _refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
+    for name in plan.devices:
+        if not name.startswith("cpu"):
+            raise ValueError(
+                f"the plan is for a device {name!r}, which run cannot use: plans for machines of the catalogue can be "
+                "simulated and exported"
+            )
+    if is_quantised(plan.dtype):
+        raise ValueError(
+            f"the plan holds weights in {plan.dtype}, which run cannot use yet: such plans can be simulated and "
+            "exported; to run the model, solve with --dtype bfloat16 or float32"
+        )
+    if model.quant is not None:
+        raise ValueError("run cannot read a quantised checkpoint yet: use an unquantised one or a GGUF file")
 
 
 def _refuse_full_memory(plan: Plan, model: ModelSpec) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from .files import read_struct, write_atomically
-from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile
+from .files import MAX_FIGURE, read_struct, write_atomically
+from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, Link, Port
 
 FIX = "run `tpplan profile`"
 MAX_S, MAX_SIZE = 1e4, 2**32
@@ -32,7 +32,7 @@ def load_profile(path: str | Path) -> HardwareProfile:
 
 
 def check_profile(profile: HardwareProfile) -> None:
-    """ValueError unless there are devices, with unique names, and every rate, time and size is possible."""
+    """ValueError unless there are devices, with unique names, and every rate, time, size and port is possible."""
     names = [device.name for device in profile.devices]
     if not names:
         raise ValueError("it has no devices")
@@ -40,8 +40,38 @@ def check_profile(profile: HardwareProfile) -> None:
         raise ValueError("two devices have the same name")
     if max(profile.rendezvous_s, *(device.step_overhead_s for device in profile.devices)) > MAX_S:
         raise ValueError("it has an impossible rendezvous_s or step_overhead_s")
+    _check_host(profile.host)
+    ports = {port.name for port in profile.host.ports}
     for device in profile.devices:
         _check_device(device)
+        if device.link is not None:
+            _check_link(device.name, device.link, ports)
+
+
+def _check_host(host: Host) -> None:
+    if host.bytes_per_s and not 1 <= host.bytes_per_s < MAX_FIGURE:
+        raise ValueError(f"its host memory has {host.bytes_per_s:.6g} bytes/s")
+    names = [port.name for port in host.ports]
+    if len(set(names)) < len(names):
+        raise ValueError("two ports have the same name")
+    for port in host.ports:
+        if not port.name or not port.name.isprintable():
+            raise ValueError(f"{port.name!r} is no port name")
+        _check_rates(f"port {port.name}", port)
+
+
+def _check_link(device: str, link: Link, ports: set[str]) -> None:
+    if not link.name.isprintable():
+        raise ValueError(f"{link.name!r} is no link name")
+    _check_rates(f"the link of {device}", link)
+    if link.port and link.port not in ports:
+        raise ValueError(f"{device} hangs on port {link.port!r}, which is not among the host's")
+
+
+def _check_rates(what: str, path: Link | Port) -> None:
+    for rate in (path.push_bytes_per_s, path.pull_bytes_per_s):
+        if not 1 <= rate < MAX_FIGURE:
+            raise ValueError(f"{what} moves {rate:.6g} bytes/s")
 
 
 def _check_device(device: DeviceProfile) -> None:

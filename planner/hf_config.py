@@ -13,6 +13,7 @@ import msgspec
 
 from .config_fields import Layers, NotNegative, Positive, Size, Tokens, checked, convert, head_dim, refuse_unknown
 from .model_spec import Architecture, ModelSpec, Rope
+from .quant_config import check_groups, quant_from_config
 
 _CAUSAL_LM = {
     "llama": "LlamaForCausalLM",
@@ -91,7 +92,8 @@ def spec_from_config(fields: dict[str, Any]) -> ModelSpec:
     """The model that `fields` describe; ValueError in one line names the field that is wrong or not understood."""
     config = _understood(fields)
     heads, attention_bias = config.num_attention_heads, config.attention_bias
-    return checked(
+    stored = fields.get("quantization_config")
+    spec = checked(
         ModelSpec(
             architecture=config.model_type,
             layers=config.num_hidden_layers,
@@ -110,8 +112,11 @@ def spec_from_config(fields: dict[str, Any]) -> ModelSpec:
             mlp_bias=config.mlp_bias,
             qk_norm=config.model_type == "qwen3",
             windows=_windows(config),
+            quant=quant_from_config(stored) if stored else None,
         )
     )
+    check_groups(spec)
+    return spec
 
 
 def _understood(fields: dict[str, Any]) -> _HfConfig:
@@ -121,10 +126,8 @@ def _understood(fields: dict[str, Any]) -> _HfConfig:
     names = fields.get("architectures")
     if names and names != [_CAUSAL_LM[architecture]]:
         raise ValueError(f"field 'architectures' is {_shown(names)}; ['{_CAUSAL_LM[architecture]}'] is understood")
-    if fields.get("quantization_config"):
-        raise ValueError("field 'quantization_config' is not supported; use an unquantised checkpoint or a GGUF file")
     other = set().union(*_ARCHITECTURE_FIELDS.values()) - _ARCHITECTURE_FIELDS[architecture]
-    known = _NEUTRAL | (set(_HfConfig.__struct_fields__) - other)
+    known = _NEUTRAL | {"quantization_config"} | (set(_HfConfig.__struct_fields__) - other)
     refuse_unknown(fields, known, "remove it from the file if it does not change the arithmetic")
     config: _HfConfig = convert(_ABSENT[architecture] | fields, _HfConfig)
     if config.hidden_act != "silu":
