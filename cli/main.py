@@ -21,6 +21,7 @@ SUMMARIES = {
     "profile": "Measure the devices of this machine.",
     "solve": "Find the fastest split of a model over those devices.",
     "run": "Generate text with the split model.",
+    "whatif": "Say what other devices and links would change.",
     "export": "Print the nearest command line of another engine.",
     "doctor": "Say what this machine has and what is missing.",
 }
