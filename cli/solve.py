@@ -45,7 +45,8 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     FILE: what `tpplan profile` measured. MACHINE: devices of the catalogue joined by +, each
     [COUNTx]NAME[@LINK][/PORT[=LINK]] or cpu:MEMORY[:SIZE]. LINK is the slot, as 4.0x8 or oculink; no link is faster
     than the card's own, which counts where no slot is given. Devices with the same PORT share it: a chipset's 4.0x4
-    unless told otherwise. Names that come twice are numbered: rtx3090:0, rtx3090:1.
+    unless told otherwise. Names that come twice are numbered: rtx3090:0, rtx3090:1. A CPU that is not named computes
+    nothing; its memory is that of CPUs with lanes enough for the cards.
 
     \b
     tpplan solve model.gguf

@@ -121,7 +121,8 @@ def known_memories() -> Mapping[str, KnownMemory]:
 @cache
 def rules(kind: Literal["cpu", "gpu"]) -> Rules:
     """The rules for CPUs or GPUs."""
-    return _read("rules.json", dict[str, Rules])[kind]  # type: ignore[no-any-return]
+    each: dict[str, Rules] = _read("rules.json", dict[str, Rules])
+    return each[kind]
 
 
 def known(name: str, among: Mapping[str, T], what: str) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import cache
+from typing import Literal
 
 from .. import __version__
 from .catalogue_files import KnownDevice, KnownMemory, known_memories, rules
@@ -93,12 +94,12 @@ def _card(name: str, card: Card) -> DeviceProfile:
         description=f"{known.title}, PCIe {link.name}",
         cores=(),
         free_bytes=int(known.memory_gib.value * GIB) - _reserved("gpu"),
-        read_bytes_per_s_alone=roof.read,
-        read_bytes_per_s=roof.read,
-        matmul_flops_per_s=roof.matmul,
+        read_bytes_per_s_alone=roof.read_bytes_per_s,
+        read_bytes_per_s=roof.read_bytes_per_s,
+        matmul_flops_per_s=roof.matmul_flops_per_s,
         step_overhead_s=roof.rules.pass_s.value,
         ops=_points(roof),
-        link=Link(link.name, roof.push, roof.pull, card.port),
+        link=Link(link.name, roof.push_bytes_per_s, roof.pull_bytes_per_s, card.port),
         export_only=known.export_only,
     )
 
@@ -111,9 +112,9 @@ def _processor(name: str, processor: Processor) -> DeviceProfile:
         description=f"CPU with {memory.title}",
         cores=tuple(range(int(memory.cores.value))),
         free_bytes=processor.memory_bytes - _reserved("cpu"),
-        read_bytes_per_s_alone=roof.read,
-        read_bytes_per_s=roof.read,
-        matmul_flops_per_s=roof.matmul,
+        read_bytes_per_s_alone=roof.read_bytes_per_s,
+        read_bytes_per_s=roof.read_bytes_per_s,
+        matmul_flops_per_s=roof.matmul_flops_per_s,
         step_overhead_s=roof.rules.pass_s.value,
         ops=_points(roof),
     )
@@ -124,11 +125,11 @@ def card_roof(known: KnownDevice, push_bytes_per_s: float, pull_bytes_per_s: flo
     share = rules("gpu")
     return Roof(
         rules=share,
-        read=known.memory_bytes_per_s.value * share.read_share.value,
-        matmul=known.dense_flops_per_s.value * share.gemm_share.value,
-        float32=known.float32_flops_per_s.value * share.gemm_share.value,
-        push=push_bytes_per_s,
-        pull=pull_bytes_per_s,
+        read_bytes_per_s=known.memory_bytes_per_s.value * share.read_share.value,
+        matmul_flops_per_s=known.dense_flops_per_s.value * share.gemm_share.value,
+        float32_flops_per_s=known.float32_flops_per_s.value * share.gemm_share.value,
+        push_bytes_per_s=push_bytes_per_s,
+        pull_bytes_per_s=pull_bytes_per_s,
     )
 
 
@@ -137,7 +138,7 @@ def processor_roof(memory: KnownMemory) -> Roof:
     share = rules("cpu")
     read = memory.memory_bytes_per_s.value * share.read_share.value
     matmul = memory.dense_flops_per_s.value * share.gemm_share.value
-    return Roof(rules=share, read=read, matmul=matmul, float32=matmul, push=read, pull=read)
+    return Roof(share, read, matmul, matmul, read, read)
 
 
 @cache
@@ -145,5 +146,5 @@ def _points(roof: Roof) -> tuple[OpPoint, ...]:
     return roofline_points(roof)
 
 
-def _reserved(kind: str) -> int:
-    return int(rules(kind).reserved_gib.value * GIB)  # type: ignore[arg-type]
+def _reserved(kind: Literal["cpu", "gpu"]) -> int:
+    return int(rules(kind).reserved_gib.value * GIB)

@@ -17,7 +17,8 @@ UPLINK = "4.0x4"  # of a desktop chipset, which the cards behind it share
 FORM = "[COUNTx]NAME[@LINK][/PORT[=LINK]] or cpu:MEMORY[:SIZE]"
 _CARD = re.compile(
     r"(?:(?P<count>\d{1,9})x)?(?P<name>[a-z][a-z0-9-]*)(?:@(?P<slot>[a-z0-9.]+))?"
-    r"(?:/(?P<port>[a-z0-9_-]{1,16})(?:=(?P<uplink>[a-z0-9.]+))?)?"
+    r"(?:/(?P<port>[a-z0-9_-]{1,16})(?:=(?P<uplink>[a-z0-9.]+))?)?",
+    re.ASCII,
 )
 
 

@@ -2,7 +2,8 @@
 operations at the rates that are reached.
 
 Knows rates. Knows nothing of which devices have them. Quantised weights are read as they are and unpacked on the way
-into the product, whatever the rows. Activations and caches are float32, as in a profile.
+into the product, whatever the rows. Activations and caches are float32, as in a profile. Fixed times and shares are
+those of `catalogue/rules.json`, which says where they are from.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ LONGEST = 1 << 24  # float32 values of an exchange
 
 @dataclass(frozen=True)
 class Roof:
-    """Achievable rates of one device in bytes/s and operations/s; `matmul`: of 16-bit matrix products."""
+    """What one device reaches; `matmul_flops_per_s` in 16-bit matrix products."""
 
     rules: Rules
-    read: float
-    matmul: float
-    float32: float
-    push: float
-    pull: float
+    read_bytes_per_s: float
+    matmul_flops_per_s: float
+    float32_flops_per_s: float
+    push_bytes_per_s: float
+    pull_bytes_per_s: float
 
     def linear_s(self, form: Format, rows: int, wide_in: int, wide_out: int) -> float:
         """[rows, wide_in] @ [wide_out, wide_in]^T."""
         weights = wide_in * wide_out
         read = WEIGHT_BYTES[form] * weights + 4 * rows * (wide_in + wide_out)
-        rate = self.float32 if form == "float32" else self.matmul
-        seconds = max(read / self.read, 2 * rows * weights / rate)
+        rate = self.float32_flops_per_s if form == "float32" else self.matmul_flops_per_s
+        seconds = max(read / self.read_bytes_per_s, 2 * rows * weights / rate)
         return self.rules.op_s.value + seconds / self._share(form)
 
     def _share(self, form: Format) -> float:
@@ -54,20 +55,20 @@ class Roof:
 
     def attention_s(self, rows: int, kv: int, queries: int, context: int) -> float:
         """`kv` and `queries` are heads * head_dim."""
-        read_s = (8 * kv * context + 8 * rows * queries) / self.read
-        flops_s = 4 * rows * queries * context / self.matmul
+        read_s = (8 * kv * context + 8 * rows * queries) / self.read_bytes_per_s
+        flops_s = 4 * rows * queries * context / self.matmul_flops_per_s
         return self.rules.op_s.value + max(read_s, flops_s) / self.rules.attention_share.value
 
     def small_s(self, op: Op, rows: int, width: int) -> float:
         """Steps that only stream values."""
-        return self.rules.op_s.value + VALUE_BYTES[op] * rows * width / self.read
+        return self.rules.op_s.value + VALUE_BYTES[op] * rows * width / self.read_bytes_per_s
 
     def push_s(self, moved_bytes: float) -> float:
-        return self.rules.push_s.value + self._wire_s(moved_bytes / self.push)
+        return self.rules.push_s.value + self._wire_s(moved_bytes / self.push_bytes_per_s)
 
     def pull_s(self, moved_bytes: float) -> float:
         """Without the flag's way."""
-        return self.rules.pull_s.value + self._wire_s(moved_bytes / self.pull)
+        return self.rules.pull_s.value + self._wire_s(moved_bytes / self.pull_bytes_per_s)
 
     def _wire_s(self, seconds: float) -> float:
         """Words with a flag in each, twice the bytes; or a copy, with the time that it takes to begin."""
@@ -81,8 +82,9 @@ def roofline_points(roof: Roof) -> tuple[OpPoint, ...]:
 
 
 def _matrices(roof: Roof) -> Iterator[OpPoint]:
+    """More of float32 where 16-bit products are faster: how efficient it is then depends on the shape."""
     for form in WEIGHT_BYTES:
-        uneven = form == "float32" and roof.float32 < roof.matmul
+        uneven = form == "float32" and roof.float32_flops_per_s < roof.matmul_flops_per_s
         for rows in FLOAT32_ROWS if uneven else ROWS:
             for wide_in, wide_out in FLOAT32_MATRICES if uneven else MATRICES:
                 seconds = roof.linear_s(form, rows, wide_in, wide_out)
@@ -106,11 +108,11 @@ def _small(roof: Roof) -> Iterator[OpPoint]:
 
 
 def _exchanges(roof: Roof) -> Iterator[OpPoint]:
-    for floats in _lengths(roof, roof.push, 1):
+    for floats in _lengths(roof, roof.push_bytes_per_s, 1):
         seconds = roof.push_s(4 * floats)
         yield OpPoint("push", 1, floats, floats, seconds, seconds)
     for slices in SLICES:
-        for floats in _lengths(roof, roof.pull, slices):
+        for floats in _lengths(roof, roof.pull_bytes_per_s, slices):
             seconds = roof.pull_s(4 * floats * slices)
             yield OpPoint("pull", 1, floats, floats, seconds, seconds, peers=slices)
 

@@ -46,7 +46,7 @@ def parse_bytes(text: str) -> int:
     """`8GiB`, `512 MB` or `1000` as bytes; ValueError for anything else."""
     match = SIZE.fullmatch(text.strip())
     if not match or match[2].lower() not in UNITS:
-        raise ValueError(f"{text!r} is no size: write it as 8GiB, 512MB or plain bytes")
+        raise ValueError(f"{text[:80]!r} is no size: write it as 8GiB, 512MB or plain bytes")
     return (
         int(float(match[1]) * UNITS[match[2].lower()]) if "." in match[1] else int(match[1]) * UNITS[match[2].lower()]
     )

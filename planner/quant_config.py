@@ -6,7 +6,7 @@ refused: it may leave some layers in another format.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,25 +15,31 @@ from .model_spec import ModelSpec, Quant
 
 FIELD = "quantization_config"
 METHODS = ("gptq", "awq")
+DEFAULT_GROUP = 128  # of both methods, in transformers
 Group = Annotated[int, msgspec.Meta(ge=-1, le=1 << 16)]
 # fmt: off
 _NEUTRAL = {  # how the weights were found, or which kernels read them
-    "batch_size", "block_name_to_quantize", "cache_block_outputs", "checkpoint_format", "damp_percent", "dataset",
-    "do_fuse", "exllama_config", "fuse_max_seq_len", "max_input_length", "meta", "model_file_base_name",
-    "model_name_or_path", "model_seqlen", "module_name_preceding_first_block", "pad_token_id", "sym", "tokenizer",
-    "true_sequential", "use_cuda_fp16", "use_exllama", "version", "zero_point", "quant_method", "backend",
+    "act_group_aware", "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs", "checkpoint_format",
+    "damp_auto_increment", "damp_percent", "dataset", "do_fuse", "exllama_config", "format", "fuse_max_seq_len",
+    "max_input_length", "meta", "model_file_base_name", "model_name_or_path", "model_seqlen",
+    "module_name_preceding_first_block", "pad_token_id", "quant_method", "sym", "tokenizer", "true_sequential",
+    "use_cuda_fp16", "use_exllama", "version", "zero_point",
 }
 # fmt: on
 
 
 class _HfQuant(msgspec.Struct):
-    bits: Literal[4, 8] | None = None
-    w_bit: Literal[4, 8] | None = None
+    bits: int | None = None
+    w_bit: int | None = None
     group_size: Group | None = None
     q_group_size: Group | None = None
     desc_act: bool | None = None
     static_groups: bool | None = None
     modules_to_not_convert: list[str] | None = None
+
+
+class _Config(msgspec.Struct):
+    quantization_config: _HfQuant
 
 
 def quant_from_config(fields: Any) -> Quant:
@@ -49,7 +55,7 @@ def quant_from_config(fields: Any) -> Quant:
     named = {f"{FIELD}.{name}": value for name, value in fields.items()}
     known = {f"{FIELD}.{name}" for name in _NEUTRAL | set(_HfQuant.__struct_fields__)}
     refuse_unknown(named, known, "remove it from the file if every layer but the head is quantised alike")
-    quant: _HfQuant = convert(fields, _HfQuant)
+    quant: _HfQuant = convert({FIELD: fields}, _Config).quantization_config
     if set(quant.modules_to_not_convert or ()) - {"lm_head"}:
         raise ValueError(f"field '{FIELD}.modules_to_not_convert' names layers; all must be quantised alike")
     return _quant(method, quant)
@@ -57,17 +63,19 @@ def quant_from_config(fields: Any) -> Quant:
 
 def _quant(method: str, quant: _HfQuant) -> Quant:
     bits = quant.bits or quant.w_bit
-    group = quant.group_size if quant.group_size is not None else quant.q_group_size
-    if bits is None or (method == "awq" and bits != 4):
-        raise ValueError(f"field '{FIELD}.bits' is {bits}; {'4' if method == 'awq' else '4 or 8'} is understood")
-    if group is None or group < 8 or group % 8:
-        why = " (one group a row)" if group == -1 else ""
+    group = quant.group_size or quant.q_group_size or DEFAULT_GROUP
+    if bits != 4 and (bits != 8 or method == "awq"):
         raise ValueError(
-            f"field '{FIELD}.group_size' is {group}{why}; a multiple of 8 is understood: use a checkpoint with such groups"
+            f"field '{FIELD}.bits' is {bits}; 4 is understood, and 8 of gptq: use a checkpoint in as many bits"
+        )
+    if group < 8 or group % 8:
+        found = "-1 (one group a row)" if group == -1 else group
+        raise ValueError(
+            f"field '{FIELD}.group_size' is {found}; multiples of 8 are understood: use a checkpoint with such groups"
         )
     # With static groups the order of inputs is only one of computing; groups lie where they would lie without.
     scattered = method == "gptq" and bool(quant.desc_act) and not quant.static_groups
-    return Quant(bits, group, act_order=scattered)
+    return Quant(4 if bits == 4 else 8, group, act_order=scattered)
 
 
 def check_groups(spec: ModelSpec) -> None:

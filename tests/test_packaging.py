@@ -24,6 +24,20 @@ def test_root_holds_no_stray_modules() -> None:
     assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
+def test_the_catalogue_is_shipped() -> None:
+    """Every data file inside a package matches a pattern of `package-data`."""
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    shipped = {
+        path
+        for package, globs in patterns.items()
+        for glob in globs
+        for path in ROOT.joinpath(*package.split(".")[1:]).glob(glob)
+    }
+    data = {path for part in PARTS for path in (ROOT / part).rglob("*.json")}
+    assert len(data) > 12
+    assert data <= shipped
+
+
 def test_every_dependency_is_pinned() -> None:
     """`constraints.txt` gives one exact version for each direct dependency, extras included."""
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]

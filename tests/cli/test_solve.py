@@ -54,6 +54,8 @@ def test_tables_are_for_people(tpplan, box: Path) -> None:
         (["--context", "100000"], 1, "8192"),
         (["--hardware", "missing.json"], 1, "tpplan profile"),
         (["--hardware", "model.json"], 1, "tpplan profile"),
+        (["--hardware", "rtx3091@4.0x16"], 1, "rtx3090"),
+        (["--hardware", "rtx3090+rtx3060", "--cap", "rtx3070=1GB"], 1, "rtx3060"),
         (["-o", "."], 1, "directory"),
         (["-o", "model.json"], 1, "choose another"),
         (["-o", "profile.json"], 1, "choose another"),
@@ -69,3 +71,16 @@ def test_refusals(tpplan, box: Path, arguments: list[str], code: int, said: str)
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
     assert set(box.iterdir()) == before
+
+
+def test_a_machine_of_the_catalogue(tpplan, box: Path) -> None:
+    """A plan for devices that are not here, by their names, with caps and splits; no profile is needed."""
+    (box / "profile.json").unlink()
+    machine = "rtx3090@4.0x16+2xrtx3060@4.0x4/a"
+    wishes = ("--cap", "rtx3090=100MB", "--mlp-split", "512,512,512", "--time-limit", "5")
+    done = tpplan("solve", "model.json", "--hardware", machine, *wishes, "--json")
+    assert done.code == 0, done.stderr
+    used = json.loads(done.stdout)["devices"]
+    assert [device["name"] for device in used] == ["rtx3090", "rtx3060:0", "rtx3060:1"]
+    assert all(device["mlp_units"] for device in used)
+    assert used[0]["bytes"] <= used[0]["cap_bytes"] == 100_000_000

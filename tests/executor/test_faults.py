@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from checkpoints import tiny_checkpoint
 from plans import plan_by_hand
@@ -22,6 +24,7 @@ from tpplan.executor.session import Session
 from tpplan.hwprofiles.device_names import available_cores
 from tpplan.kernels import tape
 from tpplan.planner.model_files import load_model
+from tpplan.planner.model_spec import Quant
 from tpplan.planner.steps import Kind
 
 CORES = available_cores()
@@ -132,6 +135,31 @@ def test_other_machine(checkpoint: Path) -> None:
     model = load_model(checkpoint)
     plan = plan_by_hand(model, ["cpu:0", "cpu:4711"], (2, 1), (64, 128), (1024, 1280))
     with pytest.raises(ValueError, match=r"cpu:4711.*not on this machine"):
+        Session.open(plan, model, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"devices": ("rtx3090", "cpu")}, r"'rtx3090'.*simulated and exported"),
+        ({"devices": ("cpu:0", "rtx3060:1")}, r"'rtx3060:1'.*simulated and exported"),
+        ({"dtype": "int4"}, "int4.*--dtype bfloat16"),
+        ({"dtype": "int8"}, "int8.*--dtype bfloat16"),
+    ],
+)
+def test_plans_that_are_not_for_running(checkpoint: Path, changes: Any, said: str) -> None:
+    """A plan for a machine of the catalogue, or with weights in 8 or 4 bits, is refused before any weight is read."""
+    model = load_model(checkpoint)
+    plan = msgspec.structs.replace(plan_by_hand(model, PAIR, (2, 1), (64, 128), (1024, 1280)), **changes)
+    with pytest.raises(ValueError, match=f"^[^\n]*{said}"):
+        Session.open(plan, model, checkpoint)
+
+
+def test_quantised_checkpoints_are_not_for_running(checkpoint: Path) -> None:
+    """Whatever the plan's format, the weights of a GPTQ or AWQ checkpoint cannot be read."""
+    model = msgspec.structs.replace(load_model(checkpoint), quant=Quant(4, 32))
+    plan = plan_by_hand(model, PAIR, (2, 1), (64, 128), (1024, 1280))
+    with pytest.raises(ValueError, match="quantised checkpoint"):
         Session.open(plan, model, checkpoint)
 
 

@@ -14,6 +14,7 @@ import pytest
 from checkpoints import ARCHITECTURES, TINY, small_gguf, tiny_gguf, tiny_model
 
 from tpplan.planner.model_files import load_model
+from tpplan.planner.model_spec import Quant
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -125,6 +126,38 @@ def test_saved_defaults_are_read(architecture: str, tmp_path: Path) -> None:
     assert load_model(write_config(tmp_path / "bare", **bare)) == spec
 
 
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True}
+QUANTISED = (
+    (GPTQ, Quant(4, 32)),
+    (GPTQ | {"bits": 8, "desc_act": True}, Quant(8, 32, act_order=True)),
+    (GPTQ | {"desc_act": True, "static_groups": True}, Quant(4, 32)),
+    (GPTQ | {"lm_head": False, "dynamic": None, "checkpoint_format": "gptq_v2", "true_sequential": True}, Quant(4, 32)),
+    (AWQ, Quant(4, 32)),
+    ({"quant_method": "awq", "w_bit": 4, "q_group_size": 16, "version": "gemm"}, Quant(4, 16)),
+    (AWQ | {"modules_to_not_convert": ["lm_head"]}, Quant(4, 32)),
+    (None, None),
+)
+
+
+@pytest.mark.parametrize(("stored", "quant"), QUANTISED)
+def test_quantised_checkpoints(stored: Any, quant: Quant | None, tmp_path: Path) -> None:
+    """GPTQ and AWQ in bits and groups; order counts only where it scatters groups; all else is as without."""
+    plain = load_model(write_config(tmp_path / "plain", model_type="llama", **TINY))
+    path = write_config(tmp_path / "quantised", model_type="llama", **TINY, quantization_config=stored)
+    assert load_model(path) == msgspec.structs.replace(plain, quant=quant)
+
+
+@pytest.mark.parametrize(("method", "act_order"), [("gptq", True), ("gptq", False), ("awq", False)])
+def test_what_transformers_saves_is_understood(method: str, act_order: bool, tmp_path: Path) -> None:
+    """Every field that transformers' own classes write for the two methods."""
+    from transformers import AwqConfig, GPTQConfig
+
+    own = AwqConfig(group_size=32) if method == "awq" else GPTQConfig(bits=4, group_size=32, desc_act=act_order)
+    path = write_config(tmp_path, model_type="llama", **TINY, quantization_config=own.to_dict())
+    assert load_model(path).quant == Quant(4, 32, act_order)
+
+
 REFUSED = (
     ({"hidden_size": 1 << 24, "intermediate_size": 1 << 24, "num_hidden_layers": 4096}, "weights"),
     ({"model_type": "gemma2"}, "model_type"),
@@ -146,7 +179,20 @@ REFUSED = (
     ({"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
     ({"embedding_multiplier": 12.0}, "embedding_multiplier"),
     ({"auto_map": {"AutoModelForCausalLM": "modeling.X"}}, "auto_map"),
-    ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+    ({"quantization_config": True}, "quantization_config"),
+    ({"quantization_config": GPTQ | {"quant_method": "bitsandbytes"}}, "'bitsandbytes'"),
+    ({"quantization_config": {"bits": 4, "group_size": 32}}, "quant_method"),
+    ({"quantization_config": {"quant_method": "gptq", "group_size": 32}}, "bits"),
+    ({"quantization_config": GPTQ | {"bits": 3}}, "bits"),
+    ({"quantization_config": AWQ | {"bits": 8}}, "bits"),
+    ({"quantization_config": GPTQ | {"bits": "4"}}, "quantization_config.bits"),
+    ({"quantization_config": GPTQ | {"group_size": -1}}, "one group a row"),
+    ({"quantization_config": GPTQ | {"group_size": 12}}, "group_size"),
+    ({"quantization_config": GPTQ | {"group_size": 64}}, "hidden width 96"),
+    ({"quantization_config": GPTQ | {"group_size": 10**30}}, "group_size"),
+    ({"quantization_config": GPTQ | {"lm_head": True}}, "quantization_config.lm_head"),
+    ({"quantization_config": GPTQ | {"dynamic": {"-:.*down.*": {}}}}, "quantization_config.dynamic"),
+    ({"quantization_config": AWQ | {"modules_to_not_convert": ["mlp.down_proj"]}}, "modules_to_not_convert"),
     ({"sliding_window": 4096}, "sliding_window"),
     ({"num_key_value_heads": 4}, "key/value heads"),
     ({"head_dim": 15}, "odd"),
