@@ -114,10 +114,10 @@ def _retimed(point: OpPoint, old: Link, new: Link) -> OpPoint:
 
 
 def _free_name(name: str, taken: Sequence[str]) -> str:
-    """`rtx3090`, or the number after the highest where there are such."""
+    """`rtx3090`, or the number after the highest where there are such devices."""
     model = name.partition(":")[0]
     alike = [other for other in taken if other.partition(":")[0] == model]
-    if not alike or (name not in taken and name != model):
+    if not alike:
         return name
     numbers = [int(match[1]) for other in alike if (match := re.fullmatch(r"[^:]+:(\d{1,4})", other))]
     return f"{model}:{max([*numbers, len(alike) - 1]) + 1}"

@@ -5,7 +5,6 @@ Knows which values a sweep takes and when it is over. Knows nothing of pictures,
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,7 +14,7 @@ import msgspec
 from ..hwprofiles.profile import HardwareProfile
 from .model_spec import ModelSpec
 from .variants import Change, Variant
-from .whatif import Outcome, Progress, outcome
+from .whatif import Outcome, Progress, deadline_in, outcome
 
 Sweep = Literal["context", "batch", "link"]
 LEAST_CONTEXT, MOST_BATCH = 1024, 256
@@ -42,7 +41,7 @@ def sweep(
 
     `links`: for a link sweep, by name, the machine with all its links changed.
     """
-    deadline, points = time.perf_counter() + total_s, list[Point]()
+    deadline, points = deadline_in(total_s), list[Point]()
     for done, machine in enumerate(machines):
         steps = _steps(model, machine, kind, links)
         for i, (value, variant) in enumerate(steps):

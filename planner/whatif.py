@@ -5,6 +5,7 @@ Knows variants and the time there is for all of them. Knows nothing of where the
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -45,12 +46,19 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def what_if(model: ModelSpec, asked: Sequence[Variant], total_s: float, progress: Progress) -> list[Outcome]:
     """One outcome a variant, in their order; the first is what the others are compared with."""
-    deadline, found = time.perf_counter() + total_s, list[Outcome]()
+    deadline, found = deadline_in(total_s), list[Outcome]()
     for done, variant in enumerate(asked):
         progress(variant.name, done / len(asked))
         found.append(outcome(model, variant, deadline))
     base_s = found[0].answer_s
     return [msgspec.structs.replace(o, speedup=base_s / o.answer_s) if base_s and o.answer_s else o for o in found]
+
+
+def deadline_in(total_s: float) -> float:
+    """On the clock of `time.perf_counter`; ValueError for what is no number."""
+    if math.isnan(total_s):
+        raise ValueError("the total time limit must be a number of seconds: set --total-limit")
+    return time.perf_counter() + total_s
 
 
 def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
