@@ -51,8 +51,8 @@ def _fewer_gpus(usage: Usage, placed: Placement) -> list[str]:
 
 
 def _cache_loss(usage: Usage) -> list[str]:
-    bits = 32 if usage.cache_dtype == "float32" else 16
-    return [f"a KV cache in {usage.cache_dtype}: it is f16, {'half' if bits == 32 else 'of'} the size"]
+    size = "half the size" if usage.cache_dtype == "float32" else "of the same size"
+    return [f"a KV cache in {usage.cache_dtype}: it is f16, {size}"]
 
 
 def _graph_notes(usage: Usage, placed: Placement) -> list[str]:

@@ -29,7 +29,11 @@ def losses(
 def placement_losses(usage: Usage, placed: Placement, name: str, head_only: Device | None = None) -> list[str]:
     """What a simpler placement loses, and devices that no engine has."""
     idle = [device for device in placed.idle if device is not head_only]
-    lost = [*placed.lost, *(f"{device.name}, which holds vocabulary only, is left out" for device in idle)]
+    lost = [
+        *placed.cpu_lost,
+        *placed.lost,
+        *(f"{device.name}, which holds vocabulary only, is left out" for device in idle),
+    ]
     if usage.traits.parts:
         lost.append(f"{listed(usage.traits.parts)}: parts of a GPU; {name} uses the whole GPU")
     return lost

@@ -20,7 +20,8 @@ Form = Literal["cpu", "single", "layers", "tensor"]
 class Placement:
     """`gpus` in the order an engine must see them. `layers[i]`: whole layers on GPU i (forms single and layers).
     `permille[i]`: of every layer on GPU i (form tensor); they add up to 1000. `cpu_layers` are left to the CPU.
-    `idle`: GPUs with vocabulary and nothing else, which are not among `gpus`.
+    `lost`, `cpu_lost`: what is not the same, the latter where CPU layers are. `idle`: GPUs with vocabulary and nothing
+    else, which are not among `gpus`.
     """
 
     form: Form
@@ -29,11 +30,12 @@ class Placement:
     permille: tuple[int, ...]
     cpu_layers: int
     lost: tuple[str, ...]
+    cpu_lost: tuple[str, ...] = ()
     idle: tuple[Device, ...] = ()
 
 
 def placement(usage: Usage) -> Placement:
-    """What is nearest to the plan; `lost` says what is not the same."""
+    """What is nearest to the plan."""
     gpus = [d for d, device in enumerate(usage.devices) if device.gpu and device.layer_bytes]
     idle = [device for device in usage.devices if device.gpu and not device.layer_bytes]
     return replace(_placed(usage, gpus), idle=tuple(device for device in idle if device.head or device.embedding))
@@ -43,11 +45,16 @@ def _placed(usage: Usage, gpus: list[int]) -> Placement:
     if not gpus:
         return Placement("cpu", (), (), (), usage.layers, ())
     cpu_layers, lost = _cpu_layers(usage, gpus)
+    placed = _on_gpus(usage, gpus, cpu_layers)
+    return replace(placed, cpu_lost=tuple(lost)) if cpu_layers else replace(placed, lost=(*lost, *placed.lost))
+
+
+def _on_gpus(usage: Usage, gpus: list[int], cpu_layers: int) -> Placement:
     on_gpus = [layer for layer in range(usage.layers) if any(d in gpus for d in usage.members(layer))]
     shared = [layer for layer in on_gpus if sum(d in gpus for d in usage.members(layer)) > 1]
     if len(gpus) > 1 and 2 * len(shared) >= len(on_gpus):
-        return _tensor(usage, gpus, cpu_layers, lost)
-    return _whole_layers(usage, gpus, cpu_layers, lost, len(shared))
+        return _tensor(usage, gpus, cpu_layers)
+    return _whole_layers(usage, gpus, cpu_layers, len(shared))
 
 
 def proportional(total: int, weights: Sequence[float], least: int = 0) -> tuple[int, ...]:
@@ -68,16 +75,17 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _tensor(usage: Usage, gpus: list[int], cpu_layers: int, lost: list[str]) -> Placement:
+def _tensor(usage: Usage, gpus: list[int], cpu_layers: int) -> Placement:
     devices = tuple(usage.devices[d] for d in gpus)
     permille = proportional(1000, [device.layer_bytes for device in devices], least=1)
-    return Placement("tensor", devices, (), permille, cpu_layers, tuple(lost))
+    return Placement("tensor", devices, (), permille, cpu_layers, ())
 
 
-def _whole_layers(usage: Usage, gpus: list[int], cpu_layers: int, lost: list[str], shared: int) -> Placement:
+def _whole_layers(usage: Usage, gpus: list[int], cpu_layers: int, shared: int) -> Placement:
     held = {d: [layer for layer in range(usage.layers) if usage.layer_shares[layer][d]] for d in gpus}
     order = sorted(gpus, key=lambda d: (sum(held[d]) / len(held[d]), d))
     counts = proportional(usage.layers - cpu_layers, [sum(s[d] for s in usage.layer_shares) for d in order])
+    lost = []
     if shared:
         lost.append(f"{shared} of {usage.layers} layers that several devices share: each layer goes to one of them")
     elif any(held[d] != list(range(held[d][0], held[d][-1] + 1)) for d in order):

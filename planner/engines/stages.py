@@ -5,6 +5,7 @@ Knows which plans are of that form, and which such form is nearest to one that i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -32,15 +33,27 @@ def stages(usage: Usage, placed: Placement) -> Stages:
         return exact
     if placed.form != "tensor":
         return _pipeline(usage, placed.gpus, placed.layers, ())
-    refusal = even_refusal(usage, placed.gpus) or _too_uneven(placed)
+    return _instead_of_shares(usage, placed)
+
+
+def _instead_of_shares(usage: Usage, placed: Placement) -> Stages:
+    """Even shares, one GPU, or whole layers, whichever is fastest by the plan's own balance, where a share is a speed:
+    even shares take 1 / (GPUs * least share) of the plan's time, the largest alone 1 / its share, whole layers one
+    after the other as many times as there are GPUs.
+    """
+    gpus, width, largest = placed.gpus, len(placed.gpus), max(placed.permille)
+    alone = gpus[placed.permille.index(largest)]
+    refusal = even_refusal(usage, gpus)
+    even_time = math.inf if refusal else 1000 / (width * min(placed.permille))
+    alone_time = 1000 / largest if sum(d.bytes for d in gpus) <= alone.bytes + alone.spare_bytes else math.inf
     shares = ":".join(f"{share / 10:g}" for share in placed.permille)
-    names = listed(device.name for device in placed.gpus)
-    if refusal:
-        lost = f"shares {shares} of every layer on {names}: they get whole layers in that proportion, since {refusal}"
-        layers = proportional(usage.layers, placed.permille, least=int(usage.layers >= len(placed.gpus)))
-        return _pipeline(usage, placed.gpus, layers, (lost,))
-    lost = f"shares {shares} of every layer on {names}: shares are even, and all wait for the slowest"
-    return Stages(placed.gpus, len(placed.gpus), (usage.layers,), (lost,))
+    what, why = f"shares {shares} of every layer on {_names(gpus)}", refusal or "even shares would be slower"
+    if even_time <= min(alone_time, width):
+        return Stages(gpus, width, (usage.layers,), (f"{what}: shares are even, and all wait for the slowest",))
+    if alone_time <= width:
+        return Stages((alone,), 1, (usage.layers,), (f"{what}: {alone.name} does all, since {why}",))
+    layers = proportional(usage.layers, placed.permille, least=int(usage.layers >= width))
+    return _pipeline(usage, gpus, layers, (f"{what}: they get whole layers in that proportion, since {why}",))
 
 
 def even_refusal(usage: Usage, devices: tuple[Device, ...]) -> str:
@@ -53,14 +66,6 @@ def even_refusal(usage: Usage, devices: tuple[Device, ...]) -> str:
     need = sum(device.bytes for device in devices) / width
     small = [device.name for device in devices if device.bytes + device.spare_bytes < need]
     return f"the cap of {listed(small)} is less than an even part" if small else ""
-
-
-def _too_uneven(placed: Placement) -> str:
-    """In a balanced plan a device's share is its speed, so even shares take 1 / (width * least share) of its time a
-    layer; one device after the other takes `width` times it.
-    """
-    width, least = len(placed.permille), min(placed.permille) / 1000
-    return "even ones would be slower" if width * width * least < 1 else ""
 
 
 def _exact(usage: Usage) -> Stages | None:
@@ -82,3 +87,7 @@ def _pipeline(usage: Usage, gpus: tuple[Device, ...], layers: tuple[int, ...], l
     kept = [i for i, count in enumerate(layers) if count] or [0]
     counts = proportional(usage.layers, [max(layers[i], 1) for i in kept], least=1)
     return Stages(tuple(gpus[i] for i in kept), 1, counts, lost)
+
+
+def _names(devices: tuple[Device, ...]) -> str:
+    return listed(device.name for device in devices)

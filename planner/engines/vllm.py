@@ -6,6 +6,8 @@ layers of each pipeline stage; tensor parallel ranks share query heads evenly, a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .command import Export, cores, numbering_notes, path_argument, visible
 from .losses import cut_losses, head_losses, losses, placement_losses
 from .placement import Placement, listed, placement
@@ -70,6 +72,7 @@ def _offload(usage: Usage, placed: Placement, cut: Stages) -> list[str]:
 
 def _losses(usage: Usage, placed: Placement, cut: Stages) -> list[str]:
     pipeline = len(cut.layers) > 1 or cut.width == 1
+    placed = replace(placed, cpu_lost=())
     lost = placement_losses(usage, placed, NAME) if pipeline else losses(usage, placed, NAME)
     if cut.width == 1:
         lost += head_losses(usage, cut.gpus[-1], NAME)

@@ -142,19 +142,25 @@ def test_uneven_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "size", "said"),
-    [((5, 3), "2", "shares are even"), ((7, 1), "1", "even ones would be slower")],
+    ("shares", "roomy", "gpus", "layers", "said"),
+    [
+        ((5, 3), True, "0,1", None, "shares are even"),
+        ((7, 1), True, "0", None, "cuda:0 does all"),
+        ((7, 1), False, "0,1", "7,1", "whole layers"),
+    ],
 )
-def test_vllm_is_even_or_a_pipeline(shares: tuple[int, int], size: str, said: str) -> None:
-    """vLLM shares evenly, which is told. At 7:1 a balanced plan's slow device would take 4 times its time at half of
-    each layer, and a pipeline twice the time: so it is one, in the proportion of the plan.
+def test_vllm_has_even_shares_one_gpu_or_whole_layers(
+    shares: tuple[int, int], roomy: bool, gpus: str, layers: str | None, said: str
+) -> None:
+    """Instead of a balanced 5:3, even shares take 4/3 of the time and cuda:0 alone 8/5; of 7:1, 4 times against 8/7, and
+    twice for whole layers, where cuda:0 has no room for all.
     """
     mlp = [2048 * s // 8 for s in shares]
-    plan = room(plan_by_hand(MODEL, GPUS, shares, mlp, [8192 * s // 8 for s in shares]))
-    assert flag(plan, "vllm", "--tensor-parallel-size") == size
-    assert said in lost(plan, "vllm")
-    if size == "1":
-        assert export(plan, "vllm").environment["VLLM_PP_LAYER_PARTITION"] == "7,1"
+    plan = plan_by_hand(MODEL, GPUS, shares, mlp, [8192 * s // 8 for s in shares])
+    exported = export(room(plan) if roomy else plan, "vllm")
+    assert exported.environment["CUDA_VISIBLE_DEVICES"] == gpus
+    assert exported.environment.get("VLLM_PP_LAYER_PARTITION") == layers
+    assert said in exported.cannot_express[0]
 
 
 def test_vllm_refuses_uneven_heads_and_small_caps() -> None:
