@@ -152,7 +152,7 @@ def test_uneven_shares() -> None:
 def test_vllm_has_even_shares_one_gpu_or_whole_layers(
     shares: tuple[int, int], roomy: bool, gpus: str, layers: str | None, said: str
 ) -> None:
-    """Instead of a balanced 5:3, even shares take 4/3 of the time and cuda:0 alone 8/5; of 7:1, 4 times against 8/7, and
+    """For a balanced 5:3 even shares take 4/3 of the time, cuda:0 alone 8/5; for 7:1 it is 4 against 8/7, and
     twice for whole layers, where cuda:0 has no room for all.
     """
     mlp = [2048 * s // 8 for s in shares]
