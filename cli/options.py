@@ -14,6 +14,9 @@ import click
 
 from ..hwprofiles.units import parse_bytes
 
+LONGEST_TEXT = 500
+"""Of a machine in words, as it is shown in tables."""
+
 
 class Cap(click.ParamType[tuple[str, int]]):
     """`cuda:0=8GiB` as ("cuda:0", 8589934592)."""
@@ -28,6 +31,18 @@ class Cap(click.ParamType[tuple[str, int]]):
             return device, parse_bytes(size)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Assignment(click.ParamType[tuple[str, str]]):
+    """`rtx3060=4.0x8` as ("rtx3060", "4.0x8")."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, _, wanted = value.rpartition("=")
+        if not name or not wanted:
+            self.fail(f"{value!r} gives nothing a value: write it as rtx3060=4.0x8", param, ctx)
+        return name, wanted
 
 
 class Split(click.ParamType[tuple[int, ...]]):
@@ -55,3 +70,11 @@ def utf8(ctx: click.Context, param: click.Parameter, text: str) -> str:
     with suppress(UnicodeError):
         return os.fsencode(text).decode()
     raise click.BadParameter("the prompt is not valid UTF-8", ctx, param)
+
+
+def short_text(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> list[Any]:
+    """Click callback: texts, or pairs of them, that fit a table on a terminal, each once."""
+    for text in (text for value in values for text in (value if isinstance(value, tuple) else (value,))):
+        if not text or not text.isprintable() or len(text) > LONGEST_TEXT:
+            raise click.BadParameter(f"{text[:80]!r} is no name", ctx, param)
+    return list(dict.fromkeys(values))

@@ -1,0 +1,150 @@
+"""What a plan does with its devices, as facts that other engines' flags can be made from.
+
+Knows the plan alone: shares, device sets, sizes. Knows no engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..plan import CacheDtype, Dtype, LayerPlan, Plan, Range, size
+from .addresses import Address, addresses
+from .traits import Traits, fractions, traits_of
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device that holds anything. `layer_bytes`: its weights, 0 where it has no attention and no MLP.
+    `spare_bytes`: what its cap leaves. `head`, `embedding`: vocabulary rows.
+    """
+
+    name: str
+    address: Address
+    layer_bytes: int
+    bytes: int
+    spare_bytes: int
+    cache_bytes: int
+    head: int
+    embedding: int
+
+    @property
+    def gpu(self) -> bool:
+        return self.address.backend != "CPU"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """`layer_shares[l][d]`: what device d has of layer l, its attention and MLP shares averaged.
+
+    `most`: the most GPUs that share one attention block, one MLP block, the head.
+    """
+
+    model: str
+    dtype: Dtype
+    cache_dtype: CacheDtype
+    context: int
+    batch: int
+    heads: int
+    kv_heads: int
+    devices: tuple[Device, ...]
+    layer_shares: tuple[tuple[float, ...], ...]
+    most: dict[str, int]
+    traits: Traits
+
+    @property
+    def layers(self) -> int:
+        return len(self.layer_shares)
+
+    @property
+    def head_owner(self) -> Device | None:
+        """The device that holds the whole head; None where several do."""
+        owners = [device for device in self.devices if device.head]
+        return owners[0] if len(owners) == 1 else None
+
+    def members(self, layer: int) -> tuple[int, ...]:
+        """Devices with a share of a layer."""
+        return tuple(d for d, share in enumerate(self.layer_shares[layer]) if share)
+
+
+def usage_of(plan: Plan, model: str) -> Usage:
+    """The facts of `plan`, for the weights at `model`. ValueError if it contradicts itself or has unprintable names."""
+    _check_shape(plan)
+    spots, kinds = addresses(plan.devices), set(plan.layers)
+    merged = [at for at in _merged(spots) if any(plan.device_use[d].bytes for d in at)]
+    shares = {layer: _shares(layer, merged) for layer in kinds}
+    heads = plan.layers[0].attention.units[-1][1]
+    kv_heads = round(sum(use.attention_units for use in plan.device_use) / len(plan.layers))
+    group = max(1, round(heads / max(kv_heads, 1)))
+    return Usage(
+        model=model,
+        dtype=plan.dtype,
+        cache_dtype=plan.cache_dtype,
+        context=plan.workload.context,
+        batch=plan.workload.batch,
+        heads=heads,
+        kv_heads=heads // group,
+        devices=tuple(_device(plan, at, spots[at[0]]) for at in merged),
+        layer_shares=tuple(shares[layer] for layer in plan.layers),
+        most=_most(plan, spots),
+        traits=traits_of(plan, spots, group),
+    )
+
+
+def _check_shape(plan: Plan) -> None:
+    """ValueError unless names can be printed, and every range has a place, an order and a device."""
+    for name in plan.devices:
+        if not name or not name.isprintable():
+            raise ValueError(f"{name!r} is no device name; run `tpplan solve` again")
+    count = len(plan.devices)
+    spans = {plan.embedding, plan.head}
+    spans |= {block.units for layer in set(plan.layers) for block in (layer.attention, layer.mlp)}
+    sound = plan.layers and count and len(plan.device_use) == count and min(plan.workload.context, plan.workload.batch)
+    if not sound or not all(len(span) == count and _covers(span) for span in spans):
+        raise ValueError("the plan contradicts itself; run `tpplan solve` again")
+
+
+def _covers(spans: tuple[Range, ...]) -> bool:
+    """Whether the ranges follow each other from 0 and hold something."""
+    begins, ends = zip(*spans)
+    return begins == (0, *ends[:-1]) and all(begin <= end for begin, end in spans) and ends[-1] > 0
+
+
+def _merged(spots: tuple[Address, ...]) -> list[list[int]]:
+    """Plan devices by the thing they are: parts of one GPU are one device to every other engine."""
+    found: dict[object, list[int]] = {}
+    for d, at in enumerate(spots):
+        found.setdefault(d if at.backend == "CPU" else (at.backend, at.index), []).append(d)
+    return list(found.values())
+
+
+def _shares(layer: LayerPlan, merged: list[list[int]]) -> tuple[float, ...]:
+    attention, mlp = fractions(layer.attention.units), fractions(layer.mlp.units)
+    return tuple(sum(attention[d] + mlp[d] for d in at) / 2 for at in merged)
+
+
+def _most(plan: Plan, spots: tuple[Address, ...]) -> dict[str, int]:
+    def gpus(spans: tuple[Range, ...]) -> int:
+        return len({at.index for at, span in zip(spots, spans) if size(span) and at.backend != "CPU"})
+
+    kinds = set(plan.layers)
+    return {
+        "attention": max(gpus(layer.attention.units) for layer in kinds),
+        "mlp": max(gpus(layer.mlp.units) for layer in kinds),
+        "head": gpus(plan.head),
+    }
+
+
+def _device(plan: Plan, at: list[int], address: Address) -> Device:
+    uses = [plan.device_use[d] for d in at]
+    kinds = set(plan.layers)
+    working = {d for layer in kinds for d in at if size(layer.attention.units[d]) or size(layer.mlp.units[d])}
+    return Device(
+        name=" and ".join(plan.devices[d] for d in at),
+        address=address,
+        layer_bytes=sum(max(1, plan.device_use[d].weight_bytes) for d in working),
+        bytes=sum(use.bytes for use in uses),
+        spare_bytes=sum(max(0, use.cap_bytes - use.bytes) for use in uses),
+        cache_bytes=sum(use.cache_bytes for use in uses),
+        head=sum(size(plan.head[d]) for d in at),
+        embedding=sum(size(plan.embedding[d]) for d in at),
+    )
