@@ -25,7 +25,10 @@ class DeviceFailed(RuntimeError):
 
 @dataclass
 class DeviceProgram:
-    """One device's bound steps with their tape. `ends_ns[i]`: when step i of the last pass ended (monotonic clock)."""
+    """One device's bound steps of one phase, with their tape.
+
+    `ends_ns[i]`: when step i of the last pass ended (monotonic clock).
+    """
 
     name: str
     state: DeviceState
@@ -39,11 +42,13 @@ class DeviceProgram:
 
 
 class PassRunner:
-    """All devices of a plan, ready to run passes one after the other."""
+    """The programs of all devices that take part in a phase, ready to run passes one after the other.
+
+    Runners of several phases may share `shared` and the devices' states; only one of them runs at a time.
+    """
 
     def __init__(self, programs: Sequence[DeviceProgram], shared: staging.Staging, collectives: int) -> None:
         self.programs, self.staging, self.collectives = programs, shared, collectives
-        self.base = 1
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -53,11 +58,11 @@ class PassRunner:
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """One pass over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
+        base = self.staging.number(self.collectives)
         for program in self.programs:
             state = program.state
             state.token_words[: len(tokens)] = tokens
-            state.words[:] = position, len(tokens), self.base
-        self.base += self.collectives
+            state.words[:] = position, len(tokens), base
         jobs = [job for program in self.programs for job in self._start(program, len(tokens), position, logits)]
         try:
             wait(jobs, return_when=FIRST_EXCEPTION)

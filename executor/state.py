@@ -1,6 +1,7 @@
 """What one device holds while it runs: shards, KV cache, buffers, its view of the host slots.
 
-Knows sizes. Knows neither the order of steps nor who else takes part.
+Knows sizes. Knows neither the order of steps nor who else takes part. Both phases run over one state, one after the
+other.
 """
 
 from __future__ import annotations
@@ -31,17 +32,24 @@ class WaitFailed(RuntimeError):
 
 
 def buffer_widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:
-    """Widest use of each buffer, in float32 values a row; `hidden` and `part` swap where nothing is exchanged."""
+    """Widest use of each buffer, in float32 values a row. `hidden`, `part` and `sums` swap where nothing is exchanged,
+    so all are as wide as the hidden state.
+    """
     widths = {"hidden": hidden, "part": hidden, "normed": hidden}
     names = {"qkv": "qkv", "gate_up": "gate_up", "attention": "mixed", "swiglu": "activated", "pull_inputs": "gathered"}
     for step in steps:
-        if name := names.get(step.role):
+        if step.role == "pull_parts":
+            widths["sums"] = hidden
+        elif name := names.get(step.role):
             widths[name] = max(widths.get(name, 0), step.out_features)
     return widths
 
 
 class DeviceState:
-    """Made on the device's own thread, so that memory is touched first where it is used."""
+    """Made on the device's own thread, so that memory is touched first where it is used.
+
+    `steps`: all that it will run, in any phase, none twice.
+    """
 
     def __init__(
         self,
@@ -53,12 +61,15 @@ class DeviceState:
         staging_: staging.Staging,
         ropes: tuple[torch.Tensor, torch.Tensor],
         logits: torch.Tensor,
+        cache_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.worker, self.device, self.staging, self.shards = worker, device, staging_, shards
         self.cos, self.sin = ropes
         capacity = len(self.cos)
         self.cache = {
-            step.layer: torch.zeros(2, size(kv_span(step.span, model.group)), capacity, model.head_dim)
+            step.layer: torch.zeros(
+                2, size(kv_span(step.span, model.group)), capacity, model.head_dim, dtype=cache_dtype
+            )
             for step in steps
             if step.kind is Kind.ROPE
         }

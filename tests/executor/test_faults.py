@@ -60,7 +60,7 @@ def test_death_in_prefill(checkpoint: Path) -> None:
         raise MemoryError("no room")
 
     with open_pair(checkpoint) as session:
-        swap_call(session._runner.programs[1], "layer1.mlp.d1.down_proj", die)
+        swap_call(session._runners["decode"].programs[1], "layer1.mlp.d1.down_proj", die)
         message = f"device {PAIR[1]} failed in layer 1, mlp, step down_proj: no room"
         stopped_within(2, lambda: session.generate(PROMPT, 8, Sampler()), message)
 
@@ -69,7 +69,7 @@ def test_stall_in_decode(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """A device whose tape never pushes makes the other give up at its deadline, naming whom it waited for."""
     monkeypatch.setattr("tpplan.executor.state.WAIT_LIMIT_S", 1.0)
     with open_pair(checkpoint) as session:
-        program = session._runner.programs[1]
+        program = session._runners["decode"].programs[1]
         at = next(i for i, b in enumerate(program.bound) if b.step.kind is Kind.PUSH and b.step.layer == 1)
         program.tape[at:] = program.tape[0]  # the embedding over and over
         message = (
@@ -105,7 +105,7 @@ def test_new_session_after_a_failure(checkpoint: Path) -> None:
 def test_damaged_logits(checkpoint: Path) -> None:
     """Logits that are not numbers end generation with an error instead of token 0."""
     with open_pair(checkpoint) as session:
-        head = session._runner.programs[0].state.shards[-1, "head", "norm"].weight
+        head = session._runners["decode"].programs[0].state.shards[-1, "head", "norm"].weight
         head.data.fill_(float("nan"))
         with pytest.raises(ValueError, match="not numbers"):
             session.generate(PROMPT, 8, Sampler())
@@ -123,7 +123,7 @@ def test_refusals_before_any_pass(checkpoint: Path) -> None:
         ):
             with pytest.raises(ValueError, match=message):
                 session.generate(prompt, new_tokens, Sampler())
-        assert session._runner.base == 1
+        assert session._runners["decode"].staging.base == 1
         assert len(session.generate(PROMPT, 5, Sampler()).token_ids) == 5  # exactly fills the context
 
 

@@ -49,7 +49,7 @@ def run(
     kv_heads, capacity, head_dim = keys.shape
     out, scores = poisoned(q.numel()), poisoned(lanes, capacity)
     tensors, heads = (q, keys, values, out, scores), q.numel() // head_dim
-    sizes = (heads, kv_heads, head_dim, capacity, window)
+    sizes = (heads, kv_heads, head_dim, capacity, window, heads // kv_heads)
     run_one((tape.ATTENTION, *(t.data_ptr() for t in tensors), *sizes), lanes, position)
     assert_guarded(out)
     assert_guarded(scores)
@@ -88,7 +88,7 @@ def test_reference(kv_heads: int, group: int, head_dim: int, rows: int, position
     """Several rows at once, each of which sees up to itself and no further than its window."""
     q, keys, values = operands(rows, kv_heads, group, head_dim, position + rows)
     out = poisoned(*q.shape)
-    attention.reference(q, keys, values, position, window, out)
+    attention.reference(q, keys, values, position, window, out, group)
     plain, exact = (expected(q, keys, values, position, window, t) for t in (torch.float32, torch.float64))
     assert_as_close(out, exact, plain)
     assert_guarded(out)
@@ -98,6 +98,6 @@ def test_queries_inside_a_wider_buffer() -> None:
     """Queries may be the first columns of a qkv buffer."""
     q, keys, values = operands(4, 1, 3, 16, 4)
     qkv, out, want = torch.cat((q, poisoned(4, 32)), dim=1), poisoned(4, 48), poisoned(4, 48)
-    attention.reference(qkv[:, :48], keys, values, 0, 0, out)
-    attention.reference(q, keys, values, 0, 0, want)
+    attention.reference(qkv[:, :48], keys, values, 0, 0, out, 3)
+    attention.reference(q, keys, values, 0, 0, want, 3)
     torch.testing.assert_close(out, want)

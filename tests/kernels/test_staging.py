@@ -65,7 +65,7 @@ class Rig:
         b = StepBuilder(model, rows, 1)
         for c in collectives:
             b.exchange("hidden", c.widths, c.consumers, c.combine)
-        shared = Staging(len(workers), rows * WIDEST)
+        shared = Staging([rows * WIDEST] * len(workers))
         angles = torch.zeros(rows, model.head_dim // 2)
         self.noise = [{p: torch.randn(rows * w) for p, w in c.widths.items()} for c in collectives]
         self.pulled = [{d: torch.zeros(rows * self._width(c)) for d in c.consumers} for c in collectives]
@@ -165,7 +165,7 @@ def test_a_slow_device_is_never_overrun(slow: int) -> None:
 
 def test_a_slot_waits_for_its_readers() -> None:
     """The third push waits for the readers of the first, leaves its slot alone till then, and goes through after."""
-    shared, parts = Staging(3, 4), [torch.full((4,), float(n)) for n in range(3)]
+    shared, parts = Staging([4] * 3), [torch.full((4,), float(n)) for n in range(3)]
     readers = torch.tensor([shared.pulled_address(d) for d in (1, 2)])
     mine = shared.pushed_address(0)
     tail = [(n, mine, n - staging.SLOT_RING if n >= staging.SLOT_RING else -1, readers.data_ptr(), 2) for n in range(3)]
@@ -184,7 +184,7 @@ def test_a_slot_waits_for_its_readers() -> None:
 
 def test_slots_and_words_lie_apart() -> None:
     """No two devices share a slot or a cache line of words, and consecutive collectives use different slots."""
-    shared = Staging(3, 5)
+    shared = Staging([5] * 3)
     slots = {shared.slot(site, d).data_ptr() for site in range(staging.SLOT_RING) for d in range(3)}
     assert len(slots) == staging.SLOT_RING * 3
     assert shared.slot(staging.SLOT_RING, 1).data_ptr() == shared.slot(0, 1).data_ptr()
@@ -201,7 +201,7 @@ def waited(word: int, value: int, abort: int, limit_s: float) -> tuple[int, floa
 
 def test_waits_end() -> None:
     """A word that is there ends a wait at once, later words too; one that is not ends it at the deadline."""
-    shared = Staging(2, 1)
+    shared = Staging([1, 1])
     word = shared.pushed_address(0)
     staging.signal(word, 7)
     assert [waited(word, value, shared.abort_address, 5.0)[0] for value in (-1, 0, 6, 7)] == [ARRIVED] * 4
@@ -214,7 +214,7 @@ def test_waits_end() -> None:
 
 def test_abort_ends_every_wait() -> None:
     """Once aborted, a wait at hand and all later ones end long before their deadline, until the words are reset."""
-    shared = Staging(2, 1)
+    shared = Staging([1, 1])
     word = shared.pushed_address(0)
     timer = threading.Timer(0.1, shared.abort)
     timer.start()
@@ -229,7 +229,7 @@ def test_abort_ends_every_wait() -> None:
 
 def test_abort_ends_a_tape() -> None:
     """A tape whose peer never comes stops at the abort word, on all its lanes, and says so."""
-    shared, out = Staging(2, 4), poisoned(4)
+    shared, out = Staging([4, 4]), poisoned(4)
     parts = torch.tensor([[0, out.data_ptr(), 4], [shared.pushed_address(1), shared.slot(0, 1).data_ptr(), 4]])
     pull = (tape.PULL, out.data_ptr(), 0, parts.data_ptr(), 2, tape.SUM, shared.pulled_address(0), 4)
     timer = threading.Timer(0.1, shared.abort)
@@ -245,7 +245,7 @@ def test_abort_ends_a_tape() -> None:
 
 def test_what_a_signal_publishes_is_there() -> None:
     """Whoever sees the word sees what was written before it: 20,000 rounds of message passing between two threads."""
-    shared, rounds = Staging(2, 1), 20_000
+    shared, rounds = Staging([1, 1]), 20_000
     words = shared.pushed_address(0), shared.pushed_address(1)
     deadline_ns = time.monotonic_ns() + 20 * 10**9
     outcomes: list[int] = []
