@@ -21,14 +21,7 @@ from ..planner.steps import Kind, Step
 from .weights import Key, Shard
 
 WAIT_LIMIT_S = 60.0
-
-
-class WaitFailed(RuntimeError):
-    """A wait for device `peer` that ended without it. `outcome`: staging.TIMED_OUT or ABORTED."""
-
-    def __init__(self, outcome: int, peer: int) -> None:
-        super().__init__(f"waiting for device {peer}")
-        self.outcome, self.peer = outcome, peer
+LANE_GRACE_S = 2.0
 
 
 def buffer_widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:
@@ -102,6 +95,6 @@ class DeviceState:
         self.kept.append(array)
         return array
 
-    def deadline_ns(self) -> int:
-        """When a wait that begins now gives up, on the monotonic clock."""
-        return time.monotonic_ns() + int(WAIT_LIMIT_S * 1e9)
+    def deadline_ns(self, lane: int = 0) -> int:
+        """When a wait that begins now gives up, on the monotonic clock: lane 0 first, since it alone knows for whom."""
+        return time.monotonic_ns() + int((WAIT_LIMIT_S + (LANE_GRACE_S if lane else 0.0)) * 1e9)

@@ -260,7 +260,7 @@ def run(tape, begin, end, state, arrived, lane, abort, deadline_ns, ends_ns, tro
     """Runs instructions [begin, end) as lane `lane`; ARRIVED, TIMED_OUT or ABORTED.
 
     tape: [steps, WIDTH]; state: [3]; arrived: [lanes, 8]; ends_ns: [steps], when each step ended; trouble: [3], written
-    on failure: outcome, step, index of the peer waited for.
+    on failure: outcome, step, index of the peer waited for or -1 for another lane.
     """
     lanes = arrived.shape[0]
     ticket = arrived[lane, 0]
@@ -272,6 +272,7 @@ def run(tape, begin, end, state, arrived, lane, abort, deadline_ns, ends_ns, tro
         if lanes > 1 and outcome == ARRIVED:
             ticket += 1
             outcome = _meet(arrived, lane, ticket, abort, deadline_ns)
+            trouble[2] = -1
         if lane == 0:
             ends_ns[step] = monotonic_ns()
         if outcome != ARRIVED:

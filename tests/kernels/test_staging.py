@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from plans import ranges
 from profiles import make_model
+from splits import shares
 from tapes import poisoned, run_lanes
 
 from tpplan.executor.pass_runner import DeviceProgram, PassRunner
@@ -22,6 +24,7 @@ from tpplan.kernels import linear, staging, tape
 from tpplan.kernels.staging import ABORTED, ARRIVED, TIMED_OUT, Staging
 from tpplan.kernels.worker import Worker
 from tpplan.planner.layer_graph import StepBuilder, device_steps
+from tpplan.planner.plan import Range
 from tpplan.planner.steps import Kind, Step
 
 WIDEST = 500
@@ -30,16 +33,29 @@ CORES = available_cores()
 
 @dataclass(frozen=True)
 class Collective:
-    """`widths`: values a row that each producer pushes; `delays`: by device, the rows of a product made before."""
+    """`widths`: values a row that each producer pushes; `delays`: by device, the rows of a product made before.
+
+    `sums`: columns of the sum that devices add up for the consumers, () where these do it themselves.
+    """
 
     widths: dict[int, int]
     consumers: tuple[int, ...]
     combine: str
     delays: dict[int, int]
+    sums: tuple[Range, ...] = ()
+
+    def add_to(self, b: StepBuilder) -> int:
+        """Adds its steps; gives how many exchanges they are."""
+        before = b.collectives
+        if self.sums:
+            b.reduced_exchange(tuple(self.widths), self.consumers, self.sums)
+        else:
+            b.exchange("hidden", self.widths, self.consumers, self.combine)
+        return b.collectives - before
 
 
 def random_collectives(seed: int, devices: int, count: int, slow: int = -1) -> list[Collective]:
-    """Any producers, any consumers; now and then a device is late, device `slow` always."""
+    """Any producers, consumers and reducers; now and then a device is late, device `slow` always."""
     rng = random.Random(seed)
     everyone, made = range(devices), []
     while len(made) < count:
@@ -47,12 +63,16 @@ def random_collectives(seed: int, devices: int, count: int, slow: int = -1) -> l
         consumers = tuple(sorted(rng.sample(everyone, rng.randint(1, devices))))
         if len(producers) == 1 and tuple(producers) == consumers:
             continue
-        if rng.random() < 0.5:
+        sums: tuple[Range, ...] = ()
+        if rng.random() < 0.3 and len(producers) > 1:
+            widths, combine = dict.fromkeys(producers, WIDEST), "sum"
+            sums = ranges(shares(rng, devices, WIDEST, 1))
+        elif rng.random() < 0.5:
             widths, combine = dict.fromkeys(producers, rng.randint(1, WIDEST)), "sum"
         else:
             widths, combine = {p: rng.randint(1, WIDEST // devices) for p in producers}, "concat"
         delays = {d: rng.choice([20, 200, 2000]) for d in everyone if d == slow or rng.random() < 0.05}
-        made.append(Collective(widths, consumers, combine, delays))
+        made.append(Collective(widths, consumers, combine, delays, sums))
     return made
 
 
@@ -63,8 +83,7 @@ class Rig:
         self.collectives, self.rows = collectives, rows
         model = make_model(hidden=WIDEST)
         b = StepBuilder(model, rows, 1)
-        for c in collectives:
-            b.exchange("hidden", c.widths, c.consumers, c.combine)
+        self.of_site = [i for i, c in enumerate(collectives) for _ in range(c.add_to(b))]
         shared = Staging([rows * WIDEST] * len(workers))
         angles = torch.zeros(rows, model.head_dim // 2)
         self.noise = [{p: torch.randn(rows * w) for p, w in c.widths.items()} for c in collectives]
@@ -74,29 +93,32 @@ class Rig:
         for d, worker in enumerate(workers):
             mine = list(device_steps(b.steps, d))
             state = DeviceState(worker, d, model, mine, {}, shared, (angles, angles), torch.zeros(1))
-            programs.append(
-                DeviceProgram(worker.name, state, list(self._with_data(state, Binder(model, state).bind(mine))))
-            )
+            programs.append(DeviceProgram(worker.name, state, list(self._with_data(Binder(model, state), mine))))
         self.runner = PassRunner(programs, shared, b.collectives)
         self.parts = [torch.zeros(rows * WIDEST) for _ in workers]  # what the devices' parts should be
 
     def _width(self, c: Collective) -> int:
         return sum(c.widths.values()) if c.combine == "concat" else next(iter(c.widths.values()))
 
-    def _with_data(self, state: DeviceState, bound: list[Bound]) -> Iterator[Bound]:
-        """Before a device's first step of a collective its part changes, after a pull the result is kept."""
-        part, hidden, device = state.buffers["part"], state.buffers["hidden"], state.device
-        site = -1
-        for b in bound:
-            if b.step.collective != site:
-                site = b.step.collective
-                if delay := self.collectives[site].delays.get(device):
-                    yield self._delay(b.step, device, delay)
-                if device in self.noise[site]:
-                    yield self._added(b.step, self.noise[site][device], part)
-            yield b
-            if b.step.kind is Kind.PULL:
-                yield self._added(b.step, hidden, self.pulled[site][device])
+    def _with_data(self, binder: Binder, steps: list[Step]) -> Iterator[Bound]:
+        """Before a device's first step of a collective its part changes, after the last pull the result is kept."""
+        buffers, device = binder.state.buffers, binder.state.device
+        at, site = -1, -1
+        for step in steps:
+            if step.collective != site:
+                site = step.collective
+                if delay := self.collectives[self.of_site[site]].delays.get(device):
+                    yield self._delay(step, device, delay)
+            if self.of_site[site] != at:
+                at = self.of_site[site]
+                binder.result = "part"  # as after a block's output projection
+                if device in self.noise[at]:
+                    yield self._added(step, self.noise[at][device], buffers["part"])
+            yield from binder.bind([step])
+            last = site + 1 == len(self.of_site) or self.of_site[site + 1] != at
+            if step.kind is Kind.PULL and last:
+                result = "sums" if step.role == "pull_parts" else "hidden"
+                yield self._added(step, buffers[result], self.pulled[at][device])
 
     def _delay(self, step: Step, device: int, rows: int) -> Bound:
         weight, x, out = self.late
