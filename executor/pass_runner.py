@@ -15,17 +15,17 @@ from functools import partial
 import numpy as np
 
 from ..kernels import staging, tape
+from .failures import DeviceFailed, WaitFailed, origin
 from .program import Bound
-from .state import DeviceState, WaitFailed
-
-
-class DeviceFailed(RuntimeError):
-    """A device that died or waited in vain; the message names device, layer and step."""
+from .state import DeviceState
 
 
 @dataclass
 class DeviceProgram:
-    """One device's bound steps with their tape. `ends_ns[i]`: when step i of the last pass ended (monotonic clock)."""
+    """One device's bound steps of one phase, with their tape.
+
+    `ends_ns[i]`: when step i of the last pass ended (monotonic clock).
+    """
 
     name: str
     state: DeviceState
@@ -39,11 +39,13 @@ class DeviceProgram:
 
 
 class PassRunner:
-    """All devices of a plan, ready to run passes one after the other."""
+    """The programs of all devices that take part in a phase, ready to run passes one after the other.
+
+    Runners of several phases may share `shared` and the devices' states; only one of them runs at a time.
+    """
 
     def __init__(self, programs: Sequence[DeviceProgram], shared: staging.Staging, collectives: int) -> None:
         self.programs, self.staging, self.collectives = programs, shared, collectives
-        self.base = 1
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -53,11 +55,11 @@ class PassRunner:
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """One pass over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
+        base = self.staging.number(self.collectives)
         for program in self.programs:
             state = program.state
             state.token_words[: len(tokens)] = tokens
-            state.words[:] = position, len(tokens), self.base
-        self.base += self.collectives
+            state.words[:] = position, len(tokens), base
         jobs = [job for program in self.programs for job in self._start(program, len(tokens), position, logits)]
         try:
             wait(jobs, return_when=FIRST_EXCEPTION)
@@ -67,7 +69,7 @@ class PassRunner:
                 wait(jobs)
         failures = [error for job in jobs if (error := job.exception())]
         if failures:
-            raise next((f for f in failures if not _was_stopped(f)), failures[0])
+            raise origin(failures)
 
     def best_token(self) -> int:
         """The likeliest token of the last pass, the lowest id on ties. ValueError where it is not a number."""
@@ -98,7 +100,7 @@ class PassRunner:
             assert bound.call is not None
             try:
                 if self.staging.aborted:
-                    raise WaitFailed(staging.ABORTED, program.state.device)
+                    raise WaitFailed(staging.ABORTED, program.state.device, program.state.device)
                 bound.call(rows, position)
             except Exception as error:
                 raise self._failed(program, bound, error) from error
@@ -115,7 +117,7 @@ class PassRunner:
     def _run_tape(self, program: DeviceProgram, begin: int, end: int, lane: int) -> None:
         state = program.state
         trouble, ends_ns = state.trouble[lane], program.ends_ns
-        abort, deadline_ns, started_ns = self.staging.abort_address, state.deadline_ns(), time.monotonic_ns()
+        abort, deadline_ns, started_ns = self.staging.abort_address, state.deadline_ns(lane), time.monotonic_ns()
         try:
             outcome = tape.run(
                 program.tape, begin, end, state.words, state.arrived, lane, abort, deadline_ns, ends_ns, trouble
@@ -125,7 +127,8 @@ class PassRunner:
             raise self._failed(program, program.bound[unfinished], error) from error
         if outcome != staging.ARRIVED:
             bound = program.bound[trouble[1]]
-            cause = WaitFailed(outcome, bound.awaited[trouble[2]] if bound.awaited else state.device)
+            peer = bound.awaited[trouble[2]] if bound.awaited and trouble[2] >= 0 else state.device
+            cause = WaitFailed(outcome, state.device, peer)
             raise self._failed(program, bound, cause) from cause
 
     def _failed(self, program: DeviceProgram, bound: Bound, error: Exception) -> DeviceFailed:
@@ -139,8 +142,3 @@ class PassRunner:
         step = bound.step
         place = f"layer {step.layer}, {step.block}" if step.layer >= 0 else step.block
         return DeviceFailed(f"device {program.name} failed in {place}, step {step.role}: {why}")
-
-
-def _was_stopped(failure: BaseException) -> bool:
-    """Whether a device only failed because another one had."""
-    return isinstance(failure.__cause__, WaitFailed) and failure.__cause__.outcome == staging.ABORTED

@@ -38,12 +38,13 @@ def address(tensor: torch.Tensor | None) -> int:
 
 
 class Binder:
-    """Binds the steps of one device in order; keeps track of which buffer holds the hidden state."""
+    """Binds the steps of one device in one phase, in order; keeps track of which buffer holds the hidden state."""
 
     def __init__(self, model: ModelSpec, state: DeviceState) -> None:
         self.model, self.state = model, state
-        self.hidden, self.part = "hidden", "part"
-        self.part_is_next = False  # a block's result is still in `part`: nobody exchanges it
+        self.buffers = {"hidden": "hidden", "part": "part", "sums": "sums"}  # which buffer plays which
+        self.result = "part"  # or "sums": what holds this device's share of a block's output
+        self.exchanged = True  # False while nobody has pushed or pulled `result`: it may be the next hidden state
         self.used_slots: dict[int, Step] = {}  # ring index -> this device's last push there
         self.gathered = False
 
@@ -53,16 +54,17 @@ class Binder:
 
     def _embed(self, step: Step) -> Bound:
         s, table = self.state, self.state.shard(step).weight
-        self.part_is_next = True
+        part = self._new_result("part")
         sizes = (step.span[0], len(table), step.out_features, linear.FORMATS[table.dtype])
-        return Bound(step, (tape.EMBED, address(table), s.at(self.part), *sizes, s.token_words.ctypes.data))
+        return Bound(step, (tape.EMBED, address(table), s.at(part), *sizes, s.token_words.ctypes.data))
 
     def _norm(self, step: Step) -> Bound:
-        if self.part_is_next:
-            self.hidden, self.part, self.part_is_next = self.part, self.hidden, False
+        if not self.exchanged:
+            names = self.buffers
+            names["hidden"], names[self.result], self.exchanged = names[self.result], names["hidden"], True
         self.gathered = False
         s, weight = self.state, self.state.shard(step).weight
-        where = (s.at(self.hidden), address(weight), s.at("normed"))
+        where = (s.at(self.buffers["hidden"]), address(weight), s.at("normed"))
         last_row_only = int(step.block == "head")
         return Bound(step, (tape.NORM, *where, step.in_features, tape.bits(self.model.norm_eps), last_row_only))
 
@@ -82,12 +84,17 @@ class Binder:
     def _linear_buffers(self, step: Step) -> tuple[str, str]:
         match step.role:
             case "o_proj":
-                return "gathered" if self.gathered else "mixed", self.part
+                return "gathered" if self.gathered else "mixed", self._new_result("part")
             case "down_proj":
-                return "gathered" if self.gathered else "activated", self.part
+                return "gathered" if self.gathered else "activated", self._new_result("part")
             case "lm_head":
                 return "normed", "logits"
         return "normed", step.role
+
+    def _new_result(self, name: str) -> str:
+        """The buffer that this device's share of a block's output goes to."""
+        self.result, self.exchanged = name, False
+        return self.buffers[name]
 
     def _rope(self, step: Step) -> Bound:
         s, model = self.state, self.model
@@ -98,29 +105,30 @@ class Binder:
         where = (s.at("qkv"), address(s.cos), address(s.sin), address(keys), address(values))
         norm_at = (address(norms.weight), address(norms.bias)) if norms else (0, 0)
         sizes = (heads, kv_heads, head_dim, capacity)
-        return Bound(step, (tape.ROPE, *where, *sizes, *norm_at, tape.bits(model.norm_eps)))
+        form = linear.FORMATS[keys.dtype]
+        return Bound(step, (tape.ROPE, *where, *sizes, *norm_at, tape.bits(model.norm_eps), form))
 
     def _attention(self, step: Step) -> Bound:
-        s, window = self.state, self.model.windows[step.layer]
+        s, window, group = self.state, self.model.windows[step.layer], self.model.group
         keys, values = s.cache[step.layer]
         kv_heads, capacity, head_dim = keys.shape
-        qkv_wide = step.out_features + 2 * step.in_features
+        qkv_wide, skipped = step.out_features + 2 * step.in_features, step.span[0] % group
 
         def call(rows: int, position: int) -> None:
-            q = s.view("qkv", rows, qkv_wide)[:, : step.out_features]
-            attention.reference(q, keys, values, position, window, s.view("mixed", rows, step.out_features))
+            q, out = s.view("qkv", rows, qkv_wide)[:, : step.out_features], s.view("mixed", rows, step.out_features)
+            attention.reference(q, keys, values, position, window, out, group, skipped)
 
         where = (s.at("qkv"), address(keys), address(values), s.at("mixed"), address(s.scores))
         sizes = (step.out_features // head_dim, kv_heads, head_dim, capacity)
-        return Bound(step, (tape.ATTENTION, *where, *sizes, window), call)
+        heads = (group, skipped, linear.FORMATS[keys.dtype])
+        return Bound(step, (tape.ATTENTION, *where, *sizes, window, *heads), call)
 
     def _swiglu(self, step: Step) -> Bound:
         return Bound(step, (tape.SWIGLU, self.state.at("gate_up"), self.state.at("activated"), step.out_features))
 
     def _residual(self, step: Step) -> Bound:
         s, (begin, end) = self.state, step.span
-        self.part_is_next = True
-        where = (s.at(self.part), s.at(self.hidden) + 4 * begin)
+        where = (s.at(self.buffers["part"]), s.at(self.buffers["hidden"]) + 4 * begin)
         return Bound(step, (tape.RESIDUAL, *where, end - begin, self.model.hidden))
 
     def _argmax(self, step: Step) -> Bound:
@@ -130,16 +138,16 @@ class Binder:
 
     def _produced(self, step: Step) -> str:
         """The buffer whose content an exchange moves."""
-        if step.role.endswith("hidden"):
-            return self.part
-        return "mixed" if step.block == "attention" else "activated"
+        if step.role.endswith("inputs"):
+            return "mixed" if step.block == "attention" else "activated"
+        return self.buffers[self.result]
 
     def _push(self, step: Step) -> Bound:
         s, site = self.state, step.collective
         ring = site % staging.SLOT_RING
         earlier = self.used_slots.get(ring)
         self.used_slots[ring] = step
-        self.part_is_next = False
+        self.exchanged = True
         readers = tuple(p for p in earlier.peers if p != s.device) if earlier else ()
         words = s.keep(np.array([s.staging.pulled_address(p) for p in readers], dtype=np.int64))
         where = (s.at(self._produced(step)), address(s.staging.slot(site, s.device)), step.in_features)
@@ -148,17 +156,29 @@ class Binder:
         return Bound(step, (tape.PUSH, *where, site, s.staging.pushed_address(s.device), *waits), awaited=readers)
 
     def _pull(self, step: Step) -> Bound:
-        s, site = self.state, step.collective
-        mine = s.at(self._produced(step))
-        target = self.hidden if step.role.endswith("hidden") else "gathered"
-        self.gathered = target == "gathered"
-        self.part_is_next = False
-        parts = [
-            (0, mine, wide) if p == s.device else (s.staging.pushed_address(p), address(s.staging.slot(site, p)), wide)
-            for p, wide in zip(step.peers, step.widths, strict=True)
-        ]
+        s, site, mine = self.state, step.collective, self._produced(step)
+        target = self._pull_target(step)
+        begin, stride = (step.span[0], self.model.hidden) if step.role == "pull_parts" else (0, 0)
+        parts = [(*self._part(site, p, mine, begin), wide) for p, wide in zip(step.peers, step.widths, strict=True)]
         table = s.keep(np.array(parts, dtype=np.int64))
         how = tape.CONCAT if step.combine == "concat" else tape.SUM
         where = (s.at(target), site, table.ctypes.data, len(parts), how)
-        instruction = (tape.PULL, *where, s.staging.pulled_address(s.device), step.out_features)
+        instruction = (tape.PULL, *where, s.staging.pulled_address(s.device), step.out_features, stride)
         return Bound(step, instruction, awaited=step.peers)
+
+    def _pull_target(self, step: Step) -> str:
+        match step.role:
+            case "pull_parts":
+                return self._new_result("sums")
+            case "pull_inputs":
+                self.gathered = self.exchanged = True
+                return "gathered"
+        self.exchanged = True
+        return self.buffers["hidden"]
+
+    def _part(self, site: int, producer: int, mine: str, begin: int) -> tuple[int, int]:
+        """Pushed word (0 for this device) and address of a producer's part, from value `begin` on."""
+        s = self.state
+        if producer == s.device:
+            return 0, s.at(mine) + 4 * begin
+        return s.staging.pushed_address(producer), address(s.staging.slot(site, producer)) + 4 * begin

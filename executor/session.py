@@ -1,6 +1,7 @@
-"""A plan opened on this machine: devices, shards and programs, ready to generate.
+"""A plan opened on this machine, ready to generate.
 
-Knows the order of loading and the loop of generation. Knows nothing of text (see `tokenizer`) or how plans are found.
+Knows when to load (see `loading`) and the loop of generation. Knows nothing of text (see `tokenizer`) or how plans are
+found.
 """
 
 from __future__ import annotations
@@ -16,24 +17,15 @@ import torch
 
 from ..hwprofiles.device_names import cores_of
 from ..hwprofiles.host_memory import available_bytes
-from ..kernels.staging import Staging
 from ..kernels.worker import Worker
-from ..planner.layer_graph import device_steps, pass_steps
 from ..planner.memory import device_bytes
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Plan
-from ..planner.steps import Kind, Step
-from ..planner.weight_formats import is_quantised
-from .pass_runner import DeviceProgram, PassRunner
-from .program import Binder
-from .rope_tables import rope_tables
+from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Phase, Plan
+from ..planner.steps import Kind
+from .loading import DTYPES, Runners, load, phase_steps, steps_of_any_phase
 from .sampling import Sampler
-from .state import DeviceState
 from .trace import Trace
-from .weight_files import WeightFiles, check_weights, open_weights
-from .weights import ShardReader
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from .weight_files import check_weights, open_weights
 
 
 @dataclass(frozen=True)
@@ -55,16 +47,10 @@ class Session:
     """Use as `with Session.open(plan, model, path) as session`; leaving it ends all threads and frees the memory."""
 
     def __init__(
-        self,
-        plan: Plan,
-        model: ModelSpec,
-        workers: list[Worker],
-        runner: PassRunner,
-        steps: list[Step],
-        logits: torch.Tensor,
+        self, plan: Plan, model: ModelSpec, workers: dict[int, Worker], runners: Runners, logits: torch.Tensor
     ) -> None:
         self.plan, self.model, self.logits = plan, model, logits
-        self._workers, self._runner, self._steps = workers, runner, steps
+        self._workers, self._runners = workers, runners
         self.trace: Trace | None = None
 
     @classmethod
@@ -75,41 +61,24 @@ class Session:
         _refuse_what_cannot_run(plan, model)
         cores = {name: cores_of(name) for name in plan.devices}
         _refuse_full_memory(plan, model)
-        steps = pass_steps(model, plan.split, rows=1, context=1)
-        workers = {d: Worker(name, cores[name]) for d, name in enumerate(plan.devices) if any(device_steps(steps, d))}
+        steps = phase_steps(model, plan.split)
+        busy = [d for d in range(len(plan.devices)) if steps_of_any_phase(steps, d)]
+        workers = {d: Worker(name := plan.devices[d], cores[name]) for d in busy}
         try:
             with open_weights(path, model) as files:
                 check_weights(files, model)
-                return cls._loaded(plan, model, files, workers, steps)
+                logits = torch.zeros(model.vocab)
+                return cls(plan, model, workers, load(plan, model, files, workers, logits), logits)
         except BaseException:
             _close(workers.values())
             raise
-
-    @classmethod
-    def _loaded(
-        cls, plan: Plan, model: ModelSpec, files: WeightFiles, workers: dict[int, Worker], steps: list[Step]
-    ) -> Session:
-        rows, context = min(PREFILL_CHUNK, plan.workload.context), plan.workload.context
-        widest = max((step.out_features for step in steps if step.kind is Kind.PUSH), default=0)
-        shared, logits = Staging(len(plan.devices), rows * widest), torch.zeros(model.vocab)
-        ropes = rope_tables(model.rope, model.head_dim, context)
-
-        def load(device: int) -> DeviceProgram:
-            mine = list(device_steps(steps, device))
-            shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device).read_all(mine)
-            state = DeviceState(workers[device], device, model, mine, shards, shared, ropes, logits)
-            return DeviceProgram(plan.devices[device], state, Binder(model, state).bind(mine))
-
-        programs = _all_at_once(workers, load)
-        collectives = 1 + max((step.collective for step in steps), default=-1)
-        return cls(plan, model, list(workers.values()), PassRunner(programs, shared, collectives), steps, logits)
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._runner.staging.abort()
-        _close(self._workers)
+        self._runners["decode"].staging.abort()
+        _close(self._workers.values())
 
     def generate(
         self,
@@ -145,22 +114,25 @@ class Session:
         read_bytes = self.read_bytes_per_token(len(prompt_ids) + decoded // 2)
         return Generation(tuple(tokens), reason, first - started, per_token_s, read_bytes)
 
-    def step(self, tokens: Sequence[int], position: int, sampler: Sampler | None) -> int:
-        """One pass; the next token by `sampler`, or -1 without one (then no logits are made)."""
-        started_ns = time.monotonic_ns()
-        self._runner.run(tokens, position, logits=sampler is not None)
+    def step(self, tokens: Sequence[int], position: int, sampler: Sampler | None, phase: Phase = "decode") -> int:
+        """One pass; the next token by `sampler`, or -1 without one (then no logits are made).
+
+        `phase`: whose way of summing counts; a chunk of a prompt is prefill, of one token too.
+        """
+        started_ns, runner = time.monotonic_ns(), self._runners[phase]
+        runner.run(tokens, position, logits=sampler is not None)
         if self.trace is not None:
-            self.trace.add(started_ns, len(tokens), self._runner.programs)
+            self.trace.add(started_ns, len(tokens), runner.programs)
         if sampler is None:
             return -1
-        return self._runner.best_token() if sampler.greedy else sampler(self.logits)
+        return runner.best_token() if sampler.greedy else sampler(self.logits)
 
     def _prefill(self, prompt_ids: Sequence[int], sampler: Sampler) -> int:
         token = -1
         for begin in range(0, len(prompt_ids), PREFILL_CHUNK):
             chunk = prompt_ids[begin : begin + PREFILL_CHUNK]
             last = begin + len(chunk) == len(prompt_ids)
-            token = self.step(chunk, begin, sampler if last else None)
+            token = self.step(chunk, begin, sampler if last else None, "prefill")
         return token
 
     def _refuse(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
@@ -185,9 +157,10 @@ class Session:
 
     def read_bytes_per_token(self, context: int) -> int:
         """Bytes of weights and cache that all devices read for one token at `context` cached positions."""
-        weights = sum(s.in_features * s.out_features for s in self._steps if s.kind is Kind.LINEAR)
-        cached = sum(2 * s.in_features for s in self._steps if s.kind is Kind.ATTENTION)
-        return weights * DTYPE_BYTES[self.plan.dtype] + cached * 4 * context
+        steps = [bound.step for program in self._runners["decode"].programs for bound in program.bound]
+        weights = sum(s.in_features * s.out_features for s in steps if s.kind is Kind.LINEAR)
+        cached = sum(2 * s.in_features for s in steps if s.kind is Kind.ATTENTION)
+        return weights * DTYPE_BYTES[self.plan.dtype] + cached * DTYPE_BYTES[self.plan.cache_dtype] * context
 
 
 def _refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
@@ -197,7 +170,7 @@ def _refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
                 f"the plan is for a device {name!r}, which run cannot use: plans for machines of the catalogue can be "
                 "simulated and exported"
             )
-    if is_quantised(plan.dtype):
+    if plan.dtype not in DTYPES:
         raise ValueError(
             f"the plan holds weights in {plan.dtype}, which run cannot use yet: such plans can be simulated and "
             "exported; to run the model, solve with --dtype bfloat16 or float32"
@@ -214,15 +187,6 @@ def _refuse_full_memory(plan: Plan, model: ModelSpec) -> None:
             f"the plan needs {needed / 2**20:.0f} MiB of host memory, {free / 2**20:.0f} MiB are free: "
             "close other programs, or run tpplan profile and solve again"
         )
-
-
-def _all_at_once(workers: dict[int, Worker], load: Callable[[int], DeviceProgram]) -> list[DeviceProgram]:
-    """`load` of every device on its own thread; the first error once all have ended."""
-    jobs = [worker.submit(lambda device=device: load(device)) for device, worker in workers.items()]  # type: ignore[misc]
-    errors = [error for job in jobs if (error := job.exception())]
-    if errors:
-        raise errors[0]
-    return [job.result() for job in jobs]
 
 
 def _close(workers: Collection[Worker]) -> None:

@@ -1,6 +1,7 @@
 """What one device holds while it runs: shards, KV cache, buffers, its view of the host slots.
 
-Knows sizes. Knows neither the order of steps nor who else takes part.
+Knows sizes. Knows neither the order of steps nor who else takes part. Both phases run over one state, one after the
+other.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ from ..planner.steps import Kind, Step
 from .weights import Key, Shard
 
 WAIT_LIMIT_S = 60.0
-
-
-class WaitFailed(RuntimeError):
-    """A wait for device `peer` that ended without it. `outcome`: staging.TIMED_OUT or ABORTED."""
-
-    def __init__(self, outcome: int, peer: int) -> None:
-        super().__init__(f"waiting for device {peer}")
-        self.outcome, self.peer = outcome, peer
+LANE_GRACE_S = 2.0
 
 
 def buffer_widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:
-    """Widest use of each buffer, in float32 values a row; `hidden` and `part` swap where nothing is exchanged."""
+    """Widest use of each buffer, in float32 values a row. `hidden`, `part` and `sums` swap where nothing is exchanged,
+    so all are as wide as the hidden state.
+    """
     widths = {"hidden": hidden, "part": hidden, "normed": hidden}
     names = {"qkv": "qkv", "gate_up": "gate_up", "attention": "mixed", "swiglu": "activated", "pull_inputs": "gathered"}
     for step in steps:
-        if name := names.get(step.role):
+        if step.role == "pull_parts":
+            widths["sums"] = hidden
+        elif name := names.get(step.role):
             widths[name] = max(widths.get(name, 0), step.out_features)
     return widths
 
 
 class DeviceState:
-    """Made on the device's own thread, so that memory is touched first where it is used."""
+    """Made on the device's own thread, so that memory is touched first where it is used.
+
+    `steps`: all that it will run, in any phase, none twice.
+    """
 
     def __init__(
         self,
@@ -53,12 +54,15 @@ class DeviceState:
         staging_: staging.Staging,
         ropes: tuple[torch.Tensor, torch.Tensor],
         logits: torch.Tensor,
+        cache_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.worker, self.device, self.staging, self.shards = worker, device, staging_, shards
         self.cos, self.sin = ropes
         capacity = len(self.cos)
         self.cache = {
-            step.layer: torch.zeros(2, size(kv_span(step.span, model.group)), capacity, model.head_dim)
+            step.layer: torch.zeros(
+                2, size(kv_span(step.span, model.group)), capacity, model.head_dim, dtype=cache_dtype
+            )
             for step in steps
             if step.kind is Kind.ROPE
         }
@@ -91,6 +95,6 @@ class DeviceState:
         self.kept.append(array)
         return array
 
-    def deadline_ns(self) -> int:
-        """When a wait that begins now gives up, on the monotonic clock."""
-        return time.monotonic_ns() + int(WAIT_LIMIT_S * 1e9)
+    def deadline_ns(self, lane: int = 0) -> int:
+        """When a wait that begins now gives up, on the monotonic clock: lane 0 first, since it alone knows for whom."""
+        return time.monotonic_ns() + int((WAIT_LIMIT_S + (LANE_GRACE_S if lane else 0.0)) * 1e9)

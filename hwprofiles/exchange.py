@@ -27,7 +27,7 @@ class Exchange:
 
     def __init__(self, benches: Sequence[Bench], values: int) -> None:
         self.benches, self.values = benches, values
-        self.staging = staging.Staging(len(benches), values)
+        self.staging = staging.Staging([values] * len(benches))
         self.parts = [torch.rand(values, dtype=torch.float64).float() + d for d in range(len(benches))]
         self.sums = [torch.full((values,), torch.nan) for _ in benches]
         self.kept: list[np.ndarray] = []
@@ -61,7 +61,7 @@ class Exchange:
     def _forget(self) -> None:
         """Nothing of an earlier run may pass for what this one moves."""
         self.staging.reset()
-        for memory in (self.staging.slots, *self.sums):
+        for memory in (*self.staging.slots, *self.sums):
             memory.fill_(torch.nan)
 
     def together(self, extra: int = 0) -> list[tuple[float, float]]:
@@ -111,7 +111,7 @@ def rendezvous_s(benches: Sequence[Bench]) -> float:
     """Median over pairs of the one-way time of a flag, in seconds; 0 for one device."""
     times = []
     for a, b in combinations(range(len(benches)), 2):
-        shared = staging.Staging(2, 1)
+        shared = staging.Staging([1, 1])
         words = shared.pushed_address(0), shared.pushed_address(1)
         deadline_ns = time.monotonic_ns() + int(LIMIT_S * 1e9)
 

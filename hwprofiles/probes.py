@@ -158,10 +158,11 @@ def _attention(rows: int, kv_heads: int, heads: int, context: int) -> Probe:
         q, out, scores = bench.cold(rows, wide), bench.cold(rows, wide), bench.cold(bench.worker.lanes, CAPACITY)
         caches = [bench.cold(2, kv_heads, CAPACITY, HEAD_DIM) for _ in range(min(calls, 4))]
         if rows == 1:
-            sizes = (heads, kv_heads, HEAD_DIM, CAPACITY, 0)
+            sizes = (heads, kv_heads, HEAD_DIM, CAPACITY, 0, heads // kv_heads)
             where = [_address(q, *caches[i % len(caches)], out, scores) for i in range(calls)]
             return _tape(bench, [(tape.ATTENTION, *w, *sizes) for w in where], position=context - 1)
         keys, values = caches[0]
-        return start_calls(bench, lambda: attention.reference(q, keys, values, context - rows, 0, out), calls)
+        group = heads // kv_heads
+        return start_calls(bench, lambda: attention.reference(q, keys, values, context - rows, 0, out, group), calls)
 
     return Probe("attention", rows, kv_heads * HEAD_DIM, wide, start, context=context)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .bfloat16 import widen
 from .jit import kernel
 
 FORMATS = {torch.float32: 0, torch.bfloat16: 1}
@@ -34,12 +35,6 @@ def dot_f32(x, row):  # type: ignore[no-untyped-def]
     for k in range(x.size):
         total += row[k] * x[k]
     return total
-
-
-@kernel
-def widen(word):  # type: ignore[no-untyped-def]
-    """bfloat16 bits (uint16) as float32."""
-    return np.uint32(np.uint32(word) << np.uint32(16)).view(np.float32)
 
 
 @kernel

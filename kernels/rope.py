@@ -1,6 +1,7 @@
 """Rotary position embedding with the cache write: rotates q and k, norms them first where the model does (Qwen3).
 
 Half-split layout: value i of a head pairs with value i + head_dim / 2 (Su et al. 2021, as in Hugging Face Llama).
+Norm and rotation are float32; a bfloat16 cache takes k and v rounded once, to nearest, ties to even.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from .bfloat16 import rounded
 from .jit import kernel
 from .norm import rms_norm
 
@@ -30,7 +32,8 @@ def reference(
     position: int,
 ) -> None:
     """Rotates q in place, writes k and v to the cache. qkv: [rows, (heads + 2 kv_heads) * head_dim];
-    cos, sin: [capacity, head_dim / 2]; norms: q and k weights [head_dim]; keys, values: [kv_heads, capacity, head_dim].
+    cos, sin: [capacity, head_dim / 2]; norms: q and k weights [head_dim]; keys, values: [kv_heads, capacity, head_dim],
+    float32 or bfloat16.
     """
     rows, (kv_heads, _, head_dim) = qkv.shape[0], keys.shape
     split = qkv.view(rows, -1, head_dim)
@@ -55,17 +58,16 @@ def rotate_head(head, cos, sin, out):  # type: ignore[no-untyped-def]
 
 @kernel
 def rope(qkv, cos, sin, q_norm, k_norm, eps, keys, values):  # type: ignore[no-untyped-def]
-    """One token. qkv: [heads + 2 kv_heads, head_dim]; norms: [head_dim] or empty; keys, values: this position's
-    [kv_heads, head_dim]."""
-    kv_heads = keys.shape[0]
+    """One token; q and k turn in place. qkv: [heads + 2 kv_heads, head_dim]; norms: [head_dim] or empty; keys, values:
+    this position's [kv_heads, head_dim], float32 or bfloat16 words."""
+    kv_heads, head_dim = keys.shape
     heads = qkv.shape[0] - 2 * kv_heads
-    for h in range(heads):
-        if q_norm.size:
-            rms_norm(qkv[h], q_norm, eps, qkv[h])
+    for h in range(heads + kv_heads):
+        norm = q_norm if h < heads else k_norm
+        if norm.size:
+            rms_norm(qkv[h], norm, eps, qkv[h])
         rotate_head(qkv[h], cos, sin, qkv[h])
     for h in range(kv_heads):
-        if k_norm.size:
-            rms_norm(qkv[heads + h], k_norm, eps, qkv[heads + h])
-        rotate_head(qkv[heads + h], cos, sin, keys[h])
-        for i in range(values.shape[1]):
-            values[h, i] = qkv[heads + kv_heads + h, i]
+        for i in range(head_dim):
+            keys[h, i] = rounded(qkv[heads + h, i], keys)
+            values[h, i] = rounded(qkv[heads + kv_heads + h, i], values)

@@ -6,6 +6,8 @@ its last readers have passed it; every wait ends, by arrival, by the abort word 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .jit import kernel, load_acquire, monotonic_ns, sched_yield, store_release
@@ -17,19 +19,25 @@ SPINS_BEFORE_YIELD = 4096
 
 
 class Staging:
-    """Host slots for `devices` ranks: `SLOT_RING` slots of `[devices, width]` float32, taken in turn by collective.
+    """Host slots: `SLOT_RING` for each device, float32, as many values as `widths` says, taken in turn by collective.
 
     `pushed` and `pulled` hold, per device, the last collective it has pushed and pulled; `abort` stops every wait.
     """
 
-    def __init__(self, devices: int, width: int) -> None:
-        self.slots = torch.zeros(SLOT_RING, devices, width)
-        self.words = torch.zeros(2 * devices + 1, LINE_BYTES // 8, dtype=torch.int64)
-        self.devices = devices
+    def __init__(self, widths: Sequence[int]) -> None:
+        self.slots = [torch.zeros(SLOT_RING, width) for width in widths]
+        self.devices = len(widths)
+        self.words = torch.zeros(2 * self.devices + 1, LINE_BYTES // 8, dtype=torch.int64)
+        self.base = 1
 
     def slot(self, collective: int, device: int) -> torch.Tensor:
         """The part of `device` in collective `collective`: [width] float32."""
-        return self.slots[collective % SLOT_RING, device]
+        return self.slots[device][collective % SLOT_RING]
+
+    def number(self, collectives: int) -> int:
+        """The first number of the next `collectives`: they are counted through, whatever program runs them."""
+        self.base += collectives
+        return self.base - collectives
 
     def pushed_address(self, device: int) -> int:
         return self.words[device].data_ptr()
@@ -52,6 +60,7 @@ class Staging:
     def reset(self) -> None:
         """Forgets all progress; only while no device is at work."""
         self.words.zero_()
+        self.base = 1
 
 
 @kernel

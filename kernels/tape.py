@@ -84,10 +84,21 @@ def _norm(i, rows, lane, lanes):  # type: ignore[no-untyped-def]
 
 @kernel
 def _rope(i, first, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    """[1] qkv [2] cos [3] sin [4] keys [5] values [6] query heads [7] KV heads [8] head_dim [9] capacity [10] q norm,
+    0 if none [11] k norm [12] eps [13] format of the cache."""
+    shape = (i[7], i[9], i[8])
+    if i[13] == 0:
+        _rope_into(i, carray(f32(i[4]), shape), carray(f32(i[5]), shape), first, rows, lane, lanes)
+    else:
+        _rope_into(i, carray(u16(i[4]), shape), carray(u16(i[5]), shape), first, rows, lane, lanes)
+
+
+@kernel
+def _rope_into(i, keys, values, first, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    """keys, values: [KV heads, capacity, head_dim]."""
     heads, kv_heads, head_dim, capacity = i[6], i[7], i[8], i[9]
     qkv = carray(f32(i[1]), (rows, heads + 2 * kv_heads, head_dim))
     cos, sin = carray(f32(i[2]), (capacity, head_dim // 2)), carray(f32(i[3]), (capacity, head_dim // 2))
-    keys, values = carray(f32(i[4]), (kv_heads, capacity, head_dim)), carray(f32(i[5]), (kv_heads, capacity, head_dim))
     normed = head_dim if i[10] else 0
     q_norm, k_norm = carray(f32(i[10]), (normed,)), carray(f32(i[11]), (normed,))
     eps = np.int64(i[12]).view(np.float64)
@@ -99,16 +110,24 @@ def _rope(i, first, rows, lane, lanes):  # type: ignore[no-untyped-def]
 
 @kernel
 def _attention(i, position, lane, lanes):  # type: ignore[no-untyped-def]
-    heads, kv_heads, head_dim, capacity = i[6], i[7], i[8], i[9]
-    q = carray(f32(i[1]), (heads, head_dim))
-    out = carray(f32(i[4]), (heads, head_dim))
-    keys = carray(f32(i[2]), (kv_heads, capacity, head_dim))
-    values = carray(f32(i[3]), (kv_heads, capacity, head_dim))
-    scores = carray(f32(i[5]), (lanes, capacity))
-    begin, end = share(heads, 1, lane, lanes)
+    """[1] q [2] keys [3] values [4] out [5] scores [6] query heads [7] KV heads [8] head_dim [9] capacity [10] window
+    [11] query heads to a KV head [12] heads of the first group that others hold [13] format of the cache."""
+    shape = (i[7], i[9], i[8])
+    if i[13] == 0:
+        _attend_heads(i, carray(f32(i[2]), shape), carray(f32(i[3]), shape), position, lane, lanes)
+    else:
+        _attend_heads(i, carray(u16(i[2]), shape), carray(u16(i[3]), shape), position, lane, lanes)
+
+
+@kernel
+def _attend_heads(i, keys, values, position, lane, lanes):  # type: ignore[no-untyped-def]
+    """keys, values: [KV heads, capacity, head_dim]."""
+    q, out = carray(f32(i[1]), (i[6], i[8])), carray(f32(i[4]), (i[6], i[8]))
+    scores = carray(f32(i[5]), (lanes, i[9]))
+    begin, end = share(i[6], 1, lane, lanes)
     for h in range(begin, end):
-        g = h // (heads // kv_heads)
-        attend(q[h], keys[g], values[g], out[h], scores[lane], position, i[10])
+        kv_head = (i[12] + h) // i[11]
+        attend(q[h], keys[kv_head], values[kv_head], out[h], scores[lane], position, i[10])
 
 
 @kernel
@@ -161,17 +180,19 @@ def _push(i, base, rows, abort, deadline_ns, trouble):  # type: ignore[no-untype
 
 
 @kernel
-def _join(part, out, first):  # type: ignore[no-untyped-def]
-    """part, out: [rows, values]; `out` becomes the part, or has it added."""
-    for r in range(part.shape[0]):
-        for k in range(part.shape[1]):
-            out[r, k] = part[r, k] if first else out[r, k] + part[r, k]
+def _join(address, stride, out, first):  # type: ignore[no-untyped-def]
+    """out: [rows, values]; becomes the part at `address`, rows `stride` values apart, or has it added."""
+    for r in range(out.shape[0]):
+        part = carray(f32(address + 4 * r * stride), (out.shape[1],))
+        for k in range(out.shape[1]):
+            out[r, k] = part[k] if first else out[r, k] + part[k]
 
 
 @kernel
 def _pull(i, base, rows, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
     """[1] out [2] site [3] table of (pushed word or 0 for this device, part, values a row) [4] producers
-    [5] SUM or CONCAT [6] pulled word [7] values of a row of the output."""
+    [5] SUM or CONCAT [6] pulled word [7] values of a row of the output [8] values of a row of the parts, 0 where no
+    more than are read."""
     parts = carray(i64(i[3]), (i[4], 3))
     out, at = carray(f32(i[1]), (rows, i[7])), 0
     for p in range(parts.shape[0]):
@@ -181,7 +202,7 @@ def _pull(i, base, rows, abort, deadline_ns, trouble):  # type: ignore[no-untype
                 trouble[2] = p
                 return outcome
         values = parts[p, 2]
-        _join(carray(f32(parts[p, 1]), (rows, values)), out[:, at : at + values], p == 0 or i[5] == CONCAT)
+        _join(parts[p, 1], i[8] or values, out[:, at : at + values], p == 0 or i[5] == CONCAT)
         at += values if i[5] == CONCAT else 0
     store_release(i[6], base + i[2])
     return ARRIVED
@@ -239,7 +260,7 @@ def run(tape, begin, end, state, arrived, lane, abort, deadline_ns, ends_ns, tro
     """Runs instructions [begin, end) as lane `lane`; ARRIVED, TIMED_OUT or ABORTED.
 
     tape: [steps, WIDTH]; state: [3]; arrived: [lanes, 8]; ends_ns: [steps], when each step ended; trouble: [3], written
-    on failure: outcome, step, index of the peer waited for.
+    on failure: outcome, step, index of the peer waited for or -1 for another lane.
     """
     lanes = arrived.shape[0]
     ticket = arrived[lane, 0]
@@ -251,6 +272,7 @@ def run(tape, begin, end, state, arrived, lane, abort, deadline_ns, ends_ns, tro
         if lanes > 1 and outcome == ARRIVED:
             ticket += 1
             outcome = _meet(arrived, lane, ticket, abort, deadline_ns)
+            trouble[2] = -1
         if lane == 0:
             ends_ns[step] = monotonic_ns()
         if outcome != ARRIVED:

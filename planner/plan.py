@@ -58,8 +58,9 @@ class BlockPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill_sums: tuple[Range, ...] = ()
 
     def sums(self, phase: Phase) -> tuple[Range, ...]:
-        """Who adds up which hidden columns in `phase`; () where every consumer does."""
-        return self.decode_sums if phase == "decode" else self.prefill_sums
+        """Who adds up which hidden columns in `phase`; () where every consumer does, or with one member."""
+        sums = self.decode_sums if phase == "decode" else self.prefill_sums
+        return sums if len(members(self.units)) > 1 else ()
 
 
 class LayerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +81,7 @@ def devices_used(split: Split) -> set[int]:
     blocks = {block for layer in set(split.layers) for block in (layer.attention, layer.mlp)}
     spans = [split.embedding, split.head]
     for block in blocks:
-        spans += [block.units, block.decode_sums, block.prefill_sums]
+        spans += [block.units, block.sums("decode"), block.sums("prefill")]
     return {d for span in spans for d in members(span)}
 
 

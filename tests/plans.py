@@ -57,8 +57,20 @@ def plan_by_hand(
         block(mlp_strategy, mlp, outputs_like(mlp, model.hidden)),
     )
     split = Split(ranges(vocab if embedding is None else embedding), (layer,) * model.layers, ranges(vocab))
+    return plan_of(model, devices, split, dtype, context=context)
+
+
+def plan_of(
+    model: ModelSpec,
+    devices: Sequence[str],
+    split: Split,
+    dtype: str = "float32",
+    cache_dtype: str = "float32",
+    context: int = 256,
+) -> Plan:
+    """A plan of any split, which promises nothing but its memory."""
     workload = Workload(context=context)
-    held = device_bytes(model, split, workload, dtype)  # type: ignore[arg-type]
+    held = device_bytes(model, split, workload, dtype, cache_dtype)  # type: ignore[arg-type]
     return Plan(
         schema_version=SCHEMA_VERSION,
         tpplan_version=__version__,
@@ -67,7 +79,7 @@ def plan_by_hand(
         profile_fingerprint="",
         devices=tuple(devices),
         dtype=dtype,  # type: ignore[arg-type]
-        cache_dtype="float32",
+        cache_dtype=cache_dtype,  # type: ignore[arg-type]
         workload=workload,
         embedding=split.embedding,
         layers=split.layers,
@@ -83,8 +95,8 @@ def plan_by_hand(
         device_use=tuple(
             DeviceUse(
                 name=name,
-                attention_units=kv_heads[d] * model.layers,
-                mlp_units=mlp[d] * model.layers,
+                attention_units=_kv_heads(sum(size(layer.attention.units[d]) for layer in split.layers), model),
+                mlp_units=sum(size(layer.mlp.units[d]) for layer in split.layers),
                 head_units=size(split.head[d]),
                 bytes=held[d].total,
                 cap_bytes=held[d].total,
@@ -96,3 +108,7 @@ def plan_by_hand(
         ),
         reasons=(),
     )
+
+
+def _kv_heads(queries: int, model: ModelSpec) -> int | float:
+    return queries / model.group if queries % model.group else queries // model.group

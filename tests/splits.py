@@ -1,55 +1,60 @@
-"""Random splits, and machines whose devices share ports, for the planner's tests."""
+"""Random splits of a model, every layer its own: shares, strategies, ways of summing, layers on one device."""
 
 from __future__ import annotations
 
 from random import Random
 
-import msgspec
+from plans import outputs_like, ranges
 
-from tpplan.hwprofiles.profile import HardwareProfile, Link, Port
 from tpplan.planner.model_spec import ModelSpec
-from tpplan.planner.plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split, members
-from tpplan.planner.units import Units
+from tpplan.planner.plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split, size
 
 
-def random_split(draw: Random, model: ModelSpec, devices: int) -> Split:
-    """Two kinds of layers mixed; any strategy, set of devices, share of query heads, and reducers, members or not."""
-    wide = model.hidden
-    kinds = [
-        LayerPlan(_block(draw, model.heads, 1, wide, devices), _block(draw, model.mlp, MLP_UNIT, wide, devices))
-        for _ in range(2)
-    ]
-    layers = tuple(draw.choice(kinds) for _ in range(model.layers))
-    table = _spans(draw, model.vocab, VOCAB_UNIT, devices)
-    return Split(table, layers, table)
+def random_split(model: ModelSpec, devices: int, seed: int) -> Split:
+    """Any split that `check` accepts; about a third of the blocks is on one device."""
+    rng = Random(seed)
+    layers = tuple(
+        LayerPlan(_block(rng, model, devices, model.heads, 1), _block(rng, model, devices, model.mlp, MLP_UNIT))
+        for _ in range(model.layers)
+    )
+    head = ranges(shares(rng, devices, model.vocab, VOCAB_UNIT))
+    embedding = head if model.tied_embeddings else ranges(shares(rng, devices, model.vocab, VOCAB_UNIT))
+    return Split(embedding, layers, head)
 
 
-def with_links(
-    profile: HardwareProfile, rates: list[float], ports: list[str], port_rates: dict[str, float], host: float = 0.0
-) -> HardwareProfile:
-    """A link of `rates[d]` bytes/s on `ports[d]` for each device, both directions alike; `host`: of host memory."""
-    links = [Link(f"link{d}", rate, rate, port) for d, (rate, port) in enumerate(zip(rates, ports, strict=True))]
-    devices = tuple(msgspec.structs.replace(d, link=link) for d, link in zip(profile.devices, links, strict=True))
-    shared = tuple(Port(name, rate, rate) for name, rate in port_rates.items())
-    changed = msgspec.structs.replace(profile.host, bytes_per_s=host, ports=shared)
-    return msgspec.structs.replace(profile, devices=devices, host=changed)
+def shares(rng: Random, devices: int, total: int, unit: int, alone: float = 0.3) -> list[int]:
+    """Sizes in multiples of `unit`, the last of them with the remainder; some may be 0."""
+    if rng.random() < alone:
+        owner = rng.randrange(devices)
+        return [total * (d == owner) for d in range(devices)]
+    units = total // unit
+    cuts = sorted(rng.randint(0, units) * unit for _ in range(devices - 1))
+    ends = [*cuts, total]
+    return [end - begin for begin, end in zip([0, *cuts], ends, strict=True)]
 
 
-def _block(draw: Random, total: int, unit: int, hidden: int, devices: int) -> BlockPlan:
-    spans = _spans(draw, total, unit, devices)
-    if draw.random() < 0.5:
-        return BlockPlan("column", spans, _spans(draw, hidden, HIDDEN_UNIT, devices, members(spans)))
-    sums = [_spans(draw, hidden, HIDDEN_UNIT, devices) if draw.random() < 0.5 else () for _ in range(2)]
-    return BlockPlan("row", spans, (), *sums)
+def _block(rng: Random, model: ModelSpec, devices: int, total: int, unit: int) -> BlockPlan:
+    units = shares(rng, devices, total, unit)
+    if rng.random() < 0.3:
+        outputs = outputs_like(units, model.hidden)
+        return BlockPlan("column", ranges(units), ranges(outputs))
+    return BlockPlan("row", ranges(units), (), _sums(rng, model, devices), _sums(rng, model, devices))
 
 
-def _spans(
-    draw: Random, total: int, unit: int, devices: int, allowed: tuple[int, ...] | None = None
-) -> tuple[Range, ...]:
-    units = Units(total, unit)
-    holders = sorted(draw.sample(allowed or range(devices), draw.randint(1, len(allowed or range(devices)))))
-    cuts = sorted(draw.randint(0, units.count) for _ in holders[1:])
-    counts = [0] * devices
-    for device, begin, end in zip(holders, [0, *cuts], [*cuts, units.count], strict=True):
-        counts[device] = end - begin
-    return units.spans(tuple(counts))
+def _sums(rng: Random, model: ModelSpec, devices: int) -> tuple[Range, ...]:
+    """Nobody, one device or several, members or not."""
+    return ranges(shares(rng, devices, model.hidden, HIDDEN_UNIT)) if rng.random() < 0.7 else ()
+
+
+def describe(split: Split) -> str:
+    """Sizes by device, a line a block: for the message of a failed test."""
+    lines = [f"embedding {_sizes(split.embedding)} head {_sizes(split.head)}"]
+    for i, layer in enumerate(split.layers):
+        for name, b in (("attention", layer.attention), ("mlp", layer.mlp)):
+            ways = [_sizes(spans) for spans in (b.units, b.outputs, b.decode_sums, b.prefill_sums)]
+            lines.append(f"layer {i} {name} {b.strategy} units {ways[0]} outputs {ways[1]} sums {ways[2]} / {ways[3]}")
+    return "\n".join(lines)
+
+
+def _sizes(spans: tuple[Range, ...]) -> list[int]:
+    return [size(span) for span in spans]

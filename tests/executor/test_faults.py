@@ -16,19 +16,19 @@ from typing import Any
 import msgspec
 import pytest
 from checkpoints import tiny_checkpoint
-from plans import plan_by_hand
+from plans import plan_by_hand, plan_of, ranges
+from runs import PAIR, TRIO
 
-from tpplan.executor.pass_runner import DeviceFailed, DeviceProgram
+from tpplan.executor.failures import DeviceFailed
+from tpplan.executor.pass_runner import DeviceProgram
 from tpplan.executor.sampling import Sampler
 from tpplan.executor.session import Session
-from tpplan.hwprofiles.device_names import available_cores
 from tpplan.kernels import tape
 from tpplan.planner.model_files import load_model
 from tpplan.planner.model_spec import Quant
+from tpplan.planner.plan import BlockPlan, LayerPlan, Split
 from tpplan.planner.steps import Kind
 
-CORES = available_cores()
-PAIR = [f"cpu:{CORES[0]}", f"cpu:{CORES[-1]}" if len(CORES) > 1 else "cpu"]
 PROMPT = list(range(5, 25))
 
 
@@ -63,7 +63,7 @@ def test_death_in_prefill(checkpoint: Path) -> None:
         raise MemoryError("no room")
 
     with open_pair(checkpoint) as session:
-        swap_call(session._runner.programs[1], "layer1.mlp.d1.down_proj", die)
+        swap_call(session._runners["decode"].programs[1], "layer1.mlp.d1.down_proj", die)
         message = f"device {PAIR[1]} failed in layer 1, mlp, step down_proj: no room"
         stopped_within(2, lambda: session.generate(PROMPT, 8, Sampler()), message)
 
@@ -72,7 +72,7 @@ def test_stall_in_decode(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """A device whose tape never pushes makes the other give up at its deadline, naming whom it waited for."""
     monkeypatch.setattr("tpplan.executor.state.WAIT_LIMIT_S", 1.0)
     with open_pair(checkpoint) as session:
-        program = session._runner.programs[1]
+        program = session._runners["decode"].programs[1]
         at = next(i for i, b in enumerate(program.bound) if b.step.kind is Kind.PUSH and b.step.layer == 1)
         program.tape[at:] = program.tape[0]  # the embedding over and over
         message = (
@@ -96,6 +96,54 @@ def test_death_in_decode(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> N
         stopped_within(2, lambda: session.generate(PROMPT, 8, Sampler()), message)
 
 
+def open_trio(path: Path) -> Session:
+    """Units on two devices; the third adds up for them, in decode and in prefill."""
+    model = load_model(path)
+    sums = ranges((0, 0, model.hidden))
+    attention = BlockPlan("row", ranges((3, 3, 0)), (), sums, sums)
+    layer = LayerPlan(attention, BlockPlan("row", ranges((64, 128, 0)), (), sums, sums))
+    split = Split(ranges((1024, 1280, 0)), (layer,) * model.layers, ranges((1024, 1280, 0)))
+    return Session.open(plan_of(model, TRIO, split), model, path)
+
+
+@pytest.mark.parametrize(
+    ("stalled", "waiting", "role"),
+    [(2, f"({PAIR[0]}|{PAIR[1]})", "pull_hidden"), (1, TRIO[2], "pull_parts")],
+)
+def test_stall_around_a_sum(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, stalled: int, waiting: str, role: str
+) -> None:
+    """Those who wait for a device that adds up, and a device that adds up and waits for parts, give up and say so; what
+    is told is who waits for the stalled device, not who waits for the waiting.
+    """
+    with open_trio(checkpoint) as session:
+        session.step(PROMPT[:1], 0, Sampler())
+        monkeypatch.setattr("tpplan.executor.state.WAIT_LIMIT_S", 0.3)
+        program = session._runners["decode"].programs[stalled]
+        names = [f"layer1.mlp.d{stalled}.push_{name}" for name in ("parts", "hidden")]
+        at = next(i for i, b in enumerate(program.bound) if b.step.name in names)
+        program.tape[at:, 0] = -1  # nothing, over and over
+        message = f"device {waiting} failed in layer 1, mlp, step {role}: .*waited .*for device {TRIO[stalled]}$"
+        stopped_within(4, lambda: session.step(PROMPT[1:2], 1, Sampler()), message)
+
+
+@pytest.mark.parametrize("dying", [1, 2])
+def test_death_around_a_sum(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, dying: int) -> None:
+    """A device that dies while others wait for its part or its sum stops them all at once, in prefill and in decode."""
+    run, threads = tape.run, TRIO[dying] + " lane"
+
+    def die(program: object, begin: int, end: int, *rest: object) -> int:
+        if end and threading.current_thread().name.startswith(threads):
+            raise OSError("the device fell off the bus")
+        return int(run(program, begin, end, *rest))
+
+    for ids in (PROMPT, PROMPT[:1]):
+        with open_trio(checkpoint) as session, monkeypatch.context() as patch:
+            patch.setattr(tape, "run", die)
+            message = f"device {TRIO[dying]} failed in .*: the device fell off the bus"
+            stopped_within(2, lambda: session.step(ids, 0, Sampler(), "prefill"), message)  # noqa: B023
+
+
 def test_new_session_after_a_failure(checkpoint: Path) -> None:
     """After a failed session the same process opens another, and it gives what an undisturbed one gives."""
     with open_pair(checkpoint) as session:
@@ -108,7 +156,7 @@ def test_new_session_after_a_failure(checkpoint: Path) -> None:
 def test_damaged_logits(checkpoint: Path) -> None:
     """Logits that are not numbers end generation with an error instead of token 0."""
     with open_pair(checkpoint) as session:
-        head = session._runner.programs[0].state.shards[-1, "head", "norm"].weight
+        head = session._runners["decode"].programs[0].state.shards[-1, "head", "norm"].weight
         head.data.fill_(float("nan"))
         with pytest.raises(ValueError, match="not numbers"):
             session.generate(PROMPT, 8, Sampler())
@@ -126,7 +174,7 @@ def test_refusals_before_any_pass(checkpoint: Path) -> None:
         ):
             with pytest.raises(ValueError, match=message):
                 session.generate(prompt, new_tokens, Sampler())
-        assert session._runner.base == 1
+        assert session._runners["decode"].staging.base == 1
         assert len(session.generate(PROMPT, 5, Sampler()).token_ids) == 5  # exactly fills the context
 
 

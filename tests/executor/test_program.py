@@ -95,7 +95,7 @@ def test_tape_and_calls_agree(
             session.step(IDS[-1:], len(IDS) - 1, sampler)
             return [buffer.clone() for buffer in buffers], session.logits.clone()
 
-        buffers = [b for program in session._runner.programs for b in program.state.buffers.values()]
+        buffers = [b for program in session._runners["decode"].programs for b in program.state.buffers.values()]
         by_tape, tape_logits = step()
         monkeypatch.setattr(
             PassRunner,

@@ -11,11 +11,8 @@ import pytest
 import torch
 from checkpoints import tiny_checkpoint, tiny_gguf, tiny_model
 from plans import plan_by_hand
+from runs import PAIR, TRIO, logits_of
 
-from tpplan.executor.sampling import Sampler
-from tpplan.executor.session import Session
-from tpplan.hwprofiles.device_names import available_cores
-from tpplan.planner.check import check
 from tpplan.planner.model_files import load_model
 from tpplan.planner.plan import Plan
 
@@ -49,9 +46,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 IDS = torch.randint(0, 2304, (24,), generator=torch.Generator().manual_seed(7)).tolist()
 PROMPT = 20
-CORES = available_cores()
-ONE, OTHER, ALL = f"cpu:{CORES[0]}", f"cpu:{CORES[-1]}", "cpu"
-PAIR = [ONE, OTHER] if len(CORES) > 1 else [ONE, ALL]
 STRATEGIES = list(product(("row", "column"), repeat=2))
 
 
@@ -64,24 +58,9 @@ def expected(variant: str) -> torch.Tensor:
         return model(torch.tensor([IDS])).logits[0]
 
 
-def logits(plan: Plan, path: Path) -> torch.Tensor:
-    """Logits of the last prompt token and of each later one, prefilled in chunks and then decoded."""
-    model = load_model(path)
-    check(plan, model)
-    rows = []
-    with Session.open(plan, model, path) as session:
-        sampler = Sampler(temperature=1.0, seed=0)  # so that logits come to the host
-        session._prefill(IDS[:PROMPT], sampler)
-        rows.append(session.logits.clone())
-        for position in range(PROMPT, len(IDS)):
-            session.step([IDS[position]], position, sampler)
-            rows.append(session.logits.clone())
-    return torch.stack(rows)
-
-
 def assert_same_numbers(plan: Plan, path: Path, variant: str) -> None:
     want = expected(variant)[PROMPT - 1 :]
-    got = logits(plan, path)
+    got = logits_of(plan, path, IDS, PROMPT)
     torch.testing.assert_close(got, want, rtol=0, atol=2e-5 * float(want.abs().max()))
 
 
@@ -153,10 +132,9 @@ def test_three_devices(
     """Three devices, one of them empty, or holding only some blocks, or with two cores of its own."""
     path = checkpoints["qwen3"]
     model = load_model(path)
-    devices = [*PAIR, ALL if ALL not in PAIR else "cpu:0-0"]
     plan = plan_by_hand(
         model,
-        devices,
+        TRIO,
         kv_heads,
         mlp,
         vocab,
@@ -179,7 +157,7 @@ def test_chunked_prefill(checkpoints: dict[str, Path], monkeypatch: pytest.Monke
 def test_one_device_with_all_cores(checkpoints: dict[str, Path]) -> None:
     """A device of several cores shares out its steps and gives the same logits."""
     path = checkpoints["llama"]
-    assert_same_numbers(plan_by_hand(load_model(path), [ALL], (3,), (192,), (2304,)), path, "llama")
+    assert_same_numbers(plan_by_hand(load_model(path), ["cpu"], (3,), (192,), (2304,)), path, "llama")
 
 
 def test_gguf_runs_like_safetensors(tmp_path: Path) -> None:
@@ -197,5 +175,5 @@ def test_bfloat16_stays_near(checkpoints: dict[str, Path]) -> None:
         theirs = model(torch.tensor([IDS])).logits[0][PROMPT - 1 :].float()
     path = checkpoints["llama"]
     plan = plan_by_hand(load_model(path), PAIR, (2, 1), (64, 128), (1024, 1280), dtype="bfloat16")
-    ours = logits(plan, path)
+    ours = logits_of(plan, path, IDS, PROMPT)
     assert (ours - want).abs().max() <= 2 * (theirs - want).abs().max()

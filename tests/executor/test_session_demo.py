@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from plans import plan_by_hand
+from plans import plan_by_hand, plan_of, ranges
 
 from tpplan.executor.sampling import Sampler
 from tpplan.executor.session import Session
@@ -15,6 +15,7 @@ from tpplan.executor.tokenizer import load_tokenizer
 from tpplan.hwprofiles.device_names import available_cores
 from tpplan.planner.model_files import load_model
 from tpplan.planner.model_spec import ModelSpec
+from tpplan.planner.plan import BlockPlan, LayerPlan, Split
 
 CHAT = ["Why is the sky blue?", "Write a haiku about two unequal friends."]
 RAW = ["Once upon a time, in a village by the sea,", "def fibonacci(n):\n"]
@@ -92,3 +93,19 @@ def test_greedy_ids(
             got = session.generate(ids, NEW_TOKENS, Sampler(), stop_ids)
             assert list(got.token_ids) == want
             assert got.finish_reason == ("length" if len(want) == NEW_TOKENS else "stop")
+
+
+def test_greedy_ids_of_a_mixture(
+    demo_gguf: Path, model: ModelSpec, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    """Query heads shared inside KV groups, a third device that adds up in prefill, layers on one device."""
+    uneven, third = ranges((192, 384, 0)), ranges((0, 0, 576))
+    split = LayerPlan(
+        BlockPlan("row", ranges((4, 5, 0)), (), uneven, third), BlockPlan("row", ranges((1024, 512, 0)), (), (), uneven)
+    )
+    alone = LayerPlan(BlockPlan("row", ranges((0, 0, 9))), BlockPlan("row", ranges((0, 0, 1536))))
+    layers = tuple(alone if i in (7, 8, 29) else split for i in range(model.layers))
+    plan = plan_of(model, [*PAIR, "cpu"], Split(ranges((0, 24576, 24576)), layers, ranges((0, 24576, 24576))))
+    with Session.open(plan, model, demo_gguf) as session:
+        for ids, want in zip(prompts, expected, strict=True):
+            assert list(session.generate(ids, len(want), Sampler()).token_ids) == want

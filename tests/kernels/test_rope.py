@@ -96,3 +96,32 @@ def test_reference(kv_heads: int, group: int, head_dim: int, rows: int, position
     qkv = case.qkv.clone()
     rope.reference(qkv, case.cos, case.sin, case.norms, EPS, case.keys, case.values, position)
     case.assert_done(qkv)
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("rows", "position"), [(1, 0), (17, 14)])
+@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), SHAPES)
+def test_bfloat16_cache_holds_the_rounded(
+    kv_heads: int, group: int, head_dim: int, rows: int, position: int, normed: bool
+) -> None:
+    """A bfloat16 cache takes, bit for bit, what a float32 cache takes, rounded as torch rounds; the reference too."""
+    case = Case(rows, kv_heads, group, head_dim, 31, position, normed)
+    norms = [w.data_ptr() for w in case.norms] if case.norms else [0, 0]
+    words = [torch.full_like(cache, torch.nan).bfloat16() for cache in (case.keys, case.values)]
+    sizes = (case.heads, kv_heads, head_dim, case.capacity)
+    queries = []
+    for form, caches in ((0, (case.keys, case.values)), (1, words)):
+        qkv = case.qkv.clone()
+        tensors = (qkv, case.cos, case.sin, *caches)
+        run_one((tape.ROPE, *(t.data_ptr() for t in tensors), *sizes, *norms, tape.bits(EPS), form), 1, position, rows)
+        queries.append(qkv.view(rows, -1, head_dim)[:, : case.heads])
+    assert torch.equal(*queries)
+    at = slice(position, position + rows)
+    for wide, narrow in zip((case.keys, case.values), words, strict=True):
+        assert torch.equal(wide[:, at].bfloat16(), narrow[:, at])
+        assert narrow.isnan().sum() == (case.capacity - rows) * kv_heads * head_dim
+    plain = [torch.zeros_like(cache) for cache in (case.keys, case.values)]
+    rounded = [torch.zeros_like(cache) for cache in words]
+    for caches in (plain, rounded):
+        rope.reference(case.qkv.clone(), case.cos, case.sin, case.norms, EPS, *caches, position)
+    assert all(torch.equal(wide.bfloat16(), narrow) for wide, narrow in zip(plain, rounded, strict=True))

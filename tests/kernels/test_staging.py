@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from plans import ranges
 from profiles import make_model
+from splits import shares
 from tapes import poisoned, run_lanes
 
 from tpplan.executor.pass_runner import DeviceProgram, PassRunner
@@ -22,6 +24,7 @@ from tpplan.kernels import linear, staging, tape
 from tpplan.kernels.staging import ABORTED, ARRIVED, TIMED_OUT, Staging
 from tpplan.kernels.worker import Worker
 from tpplan.planner.layer_graph import StepBuilder, device_steps
+from tpplan.planner.plan import Range
 from tpplan.planner.steps import Kind, Step
 
 WIDEST = 500
@@ -30,16 +33,29 @@ CORES = available_cores()
 
 @dataclass(frozen=True)
 class Collective:
-    """`widths`: values a row that each producer pushes; `delays`: by device, the rows of a product made before."""
+    """`widths`: values a row that each producer pushes; `delays`: by device, the rows of a product made before.
+
+    `sums`: columns of the sum that devices add up for the consumers, () where these do it themselves.
+    """
 
     widths: dict[int, int]
     consumers: tuple[int, ...]
     combine: str
     delays: dict[int, int]
+    sums: tuple[Range, ...] = ()
+
+    def add_to(self, b: StepBuilder) -> int:
+        """Adds its steps; gives how many exchanges they are."""
+        before = b.collectives
+        if self.sums:
+            b.reduced_exchange(tuple(self.widths), self.consumers, self.sums)
+        else:
+            b.exchange("hidden", self.widths, self.consumers, self.combine)
+        return b.collectives - before
 
 
 def random_collectives(seed: int, devices: int, count: int, slow: int = -1) -> list[Collective]:
-    """Any producers, any consumers; now and then a device is late, device `slow` always."""
+    """Any producers, consumers and reducers; now and then a device is late, device `slow` always."""
     rng = random.Random(seed)
     everyone, made = range(devices), []
     while len(made) < count:
@@ -47,12 +63,16 @@ def random_collectives(seed: int, devices: int, count: int, slow: int = -1) -> l
         consumers = tuple(sorted(rng.sample(everyone, rng.randint(1, devices))))
         if len(producers) == 1 and tuple(producers) == consumers:
             continue
-        if rng.random() < 0.5:
+        sums: tuple[Range, ...] = ()
+        if rng.random() < 0.3 and len(producers) > 1:
+            widths, combine = dict.fromkeys(producers, WIDEST), "sum"
+            sums = ranges(shares(rng, devices, WIDEST, 1))
+        elif rng.random() < 0.5:
             widths, combine = dict.fromkeys(producers, rng.randint(1, WIDEST)), "sum"
         else:
             widths, combine = {p: rng.randint(1, WIDEST // devices) for p in producers}, "concat"
         delays = {d: rng.choice([20, 200, 2000]) for d in everyone if d == slow or rng.random() < 0.05}
-        made.append(Collective(widths, consumers, combine, delays))
+        made.append(Collective(widths, consumers, combine, delays, sums))
     return made
 
 
@@ -63,9 +83,8 @@ class Rig:
         self.collectives, self.rows = collectives, rows
         model = make_model(hidden=WIDEST)
         b = StepBuilder(model, rows, 1)
-        for c in collectives:
-            b.exchange("hidden", c.widths, c.consumers, c.combine)
-        shared = Staging(len(workers), rows * WIDEST)
+        self.of_site = [i for i, c in enumerate(collectives) for _ in range(c.add_to(b))]
+        shared = Staging([rows * WIDEST] * len(workers))
         angles = torch.zeros(rows, model.head_dim // 2)
         self.noise = [{p: torch.randn(rows * w) for p, w in c.widths.items()} for c in collectives]
         self.pulled = [{d: torch.zeros(rows * self._width(c)) for d in c.consumers} for c in collectives]
@@ -74,29 +93,32 @@ class Rig:
         for d, worker in enumerate(workers):
             mine = list(device_steps(b.steps, d))
             state = DeviceState(worker, d, model, mine, {}, shared, (angles, angles), torch.zeros(1))
-            programs.append(
-                DeviceProgram(worker.name, state, list(self._with_data(state, Binder(model, state).bind(mine))))
-            )
+            programs.append(DeviceProgram(worker.name, state, list(self._with_data(Binder(model, state), mine))))
         self.runner = PassRunner(programs, shared, b.collectives)
         self.parts = [torch.zeros(rows * WIDEST) for _ in workers]  # what the devices' parts should be
 
     def _width(self, c: Collective) -> int:
         return sum(c.widths.values()) if c.combine == "concat" else next(iter(c.widths.values()))
 
-    def _with_data(self, state: DeviceState, bound: list[Bound]) -> Iterator[Bound]:
-        """Before a device's first step of a collective its part changes, after a pull the result is kept."""
-        part, hidden, device = state.buffers["part"], state.buffers["hidden"], state.device
-        site = -1
-        for b in bound:
-            if b.step.collective != site:
-                site = b.step.collective
-                if delay := self.collectives[site].delays.get(device):
-                    yield self._delay(b.step, device, delay)
-                if device in self.noise[site]:
-                    yield self._added(b.step, self.noise[site][device], part)
-            yield b
-            if b.step.kind is Kind.PULL:
-                yield self._added(b.step, hidden, self.pulled[site][device])
+    def _with_data(self, binder: Binder, steps: list[Step]) -> Iterator[Bound]:
+        """Before a device's first step of a collective its part changes, after the last pull the result is kept."""
+        buffers, device = binder.state.buffers, binder.state.device
+        at, site = -1, -1
+        for step in steps:
+            if step.collective != site:
+                site = step.collective
+                if delay := self.collectives[self.of_site[site]].delays.get(device):
+                    yield self._delay(step, device, delay)
+            if self.of_site[site] != at:
+                at = self.of_site[site]
+                binder.result = "part"  # as after a block's output projection
+                if device in self.noise[at]:
+                    yield self._added(step, self.noise[at][device], buffers["part"])
+            yield from binder.bind([step])
+            last = site + 1 == len(self.of_site) or self.of_site[site + 1] != at
+            if step.kind is Kind.PULL and last:
+                result = "sums" if step.role == "pull_parts" else "hidden"
+                yield self._added(step, buffers[result], self.pulled[at][device])
 
     def _delay(self, step: Step, device: int, rows: int) -> Bound:
         weight, x, out = self.late
@@ -165,7 +187,7 @@ def test_a_slow_device_is_never_overrun(slow: int) -> None:
 
 def test_a_slot_waits_for_its_readers() -> None:
     """The third push waits for the readers of the first, leaves its slot alone till then, and goes through after."""
-    shared, parts = Staging(3, 4), [torch.full((4,), float(n)) for n in range(3)]
+    shared, parts = Staging([4] * 3), [torch.full((4,), float(n)) for n in range(3)]
     readers = torch.tensor([shared.pulled_address(d) for d in (1, 2)])
     mine = shared.pushed_address(0)
     tail = [(n, mine, n - staging.SLOT_RING if n >= staging.SLOT_RING else -1, readers.data_ptr(), 2) for n in range(3)]
@@ -184,7 +206,7 @@ def test_a_slot_waits_for_its_readers() -> None:
 
 def test_slots_and_words_lie_apart() -> None:
     """No two devices share a slot or a cache line of words, and consecutive collectives use different slots."""
-    shared = Staging(3, 5)
+    shared = Staging([5] * 3)
     slots = {shared.slot(site, d).data_ptr() for site in range(staging.SLOT_RING) for d in range(3)}
     assert len(slots) == staging.SLOT_RING * 3
     assert shared.slot(staging.SLOT_RING, 1).data_ptr() == shared.slot(0, 1).data_ptr()
@@ -201,7 +223,7 @@ def waited(word: int, value: int, abort: int, limit_s: float) -> tuple[int, floa
 
 def test_waits_end() -> None:
     """A word that is there ends a wait at once, later words too; one that is not ends it at the deadline."""
-    shared = Staging(2, 1)
+    shared = Staging([1, 1])
     word = shared.pushed_address(0)
     staging.signal(word, 7)
     assert [waited(word, value, shared.abort_address, 5.0)[0] for value in (-1, 0, 6, 7)] == [ARRIVED] * 4
@@ -214,7 +236,7 @@ def test_waits_end() -> None:
 
 def test_abort_ends_every_wait() -> None:
     """Once aborted, a wait at hand and all later ones end long before their deadline, until the words are reset."""
-    shared = Staging(2, 1)
+    shared = Staging([1, 1])
     word = shared.pushed_address(0)
     timer = threading.Timer(0.1, shared.abort)
     timer.start()
@@ -229,7 +251,7 @@ def test_abort_ends_every_wait() -> None:
 
 def test_abort_ends_a_tape() -> None:
     """A tape whose peer never comes stops at the abort word, on all its lanes, and says so."""
-    shared, out = Staging(2, 4), poisoned(4)
+    shared, out = Staging([4, 4]), poisoned(4)
     parts = torch.tensor([[0, out.data_ptr(), 4], [shared.pushed_address(1), shared.slot(0, 1).data_ptr(), 4]])
     pull = (tape.PULL, out.data_ptr(), 0, parts.data_ptr(), 2, tape.SUM, shared.pulled_address(0), 4)
     timer = threading.Timer(0.1, shared.abort)
@@ -245,7 +267,7 @@ def test_abort_ends_a_tape() -> None:
 
 def test_what_a_signal_publishes_is_there() -> None:
     """Whoever sees the word sees what was written before it: 20,000 rounds of message passing between two threads."""
-    shared, rounds = Staging(2, 1), 20_000
+    shared, rounds = Staging([1, 1]), 20_000
     words = shared.pushed_address(0), shared.pushed_address(1)
     deadline_ns = time.monotonic_ns() + 20 * 10**9
     outcomes: list[int] = []

@@ -91,6 +91,21 @@ def test_pull(rows: int, width: int, producers: int, how: int) -> None:
     assert_guarded(out)
 
 
+@pytest.mark.parametrize("producers", [1, 2, 3])
+@pytest.mark.parametrize(("begin", "end"), [(0, 577), (0, 32), (32, 33), (544, 577)])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_pull_of_some_columns(rows: int, begin: int, end: int, producers: int) -> None:
+    """A device may read some columns of wider rows: their sums are, bit for bit, those columns of the whole sum."""
+    parts = [torch.randn(rows, 577, generator=seeded(p, rows)) for p in range(producers)]
+    at = [(0, p.data_ptr() + 4 * begin, end - begin) for p in parts]
+    table, word = np.array(at, dtype=np.int64), torch.zeros(1, dtype=torch.int64)
+    out = poisoned(rows, end - begin)
+    where = (out.data_ptr(), 0, table.ctypes.data, producers, tape.SUM, word.data_ptr(), end - begin, 577)
+    run_one((tape.PULL, *where), rows=rows)
+    assert torch.equal(out, sum(parts[1:], parts[0])[:, begin:end])
+    assert_guarded(out)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("width", [1, 17, 577])
 def test_push(width: int, rows: int) -> None:

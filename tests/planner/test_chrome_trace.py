@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 from profiles import make_model, make_profile
-from splits import random_split, with_links
+from linked import random_split, with_links
 
 from tpplan.planner.chrome_trace import chrome_trace, save_trace
 from tpplan.planner.layer_graph import pass_steps

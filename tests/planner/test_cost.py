@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import make_profile
-from splits import with_links
+from linked import with_links
 
 from tpplan.hwprofiles.profile import OpPoint
 from tpplan.planner.cost import CostModel

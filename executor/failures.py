@@ -1,0 +1,41 @@
+"""What to say when devices fail: which one, where, why, and of several that wait for each other the one that matters.
+
+Knows waits and their ends. Knows nothing of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..kernels import staging
+
+
+class WaitFailed(RuntimeError):
+    """Device `device` waited for `peer`, itself where its own lanes wait for each other, and the wait ended without it.
+
+    `outcome`: staging.TIMED_OUT, or ABORTED where another device had failed.
+    """
+
+    def __init__(self, outcome: int, device: int, peer: int) -> None:
+        super().__init__(f"device {device} waiting for device {peer}")
+        self.outcome, self.device, self.peer = outcome, device, peer
+
+
+class DeviceFailed(RuntimeError):
+    """A device that died or waited in vain; the message names device, layer and step."""
+
+
+def origin(failures: Sequence[BaseException]) -> BaseException:
+    """The failure that caused the others: an error in a device's own work, else the wait for a device that itself
+    waited for nobody. All that wait in a chain give up at about the same time.
+    """
+    waits = [f.__cause__ for f in failures if isinstance(f.__cause__, WaitFailed)]
+    waiting = {wait.device for wait in waits if wait.peer != wait.device}
+
+    def rank(failure: BaseException) -> tuple[bool, bool, bool, bool]:
+        wait = failure.__cause__
+        if not isinstance(wait, WaitFailed):
+            return False, False, False, False
+        return True, wait.peer == wait.device, wait.peer in waiting, wait.outcome == staging.ABORTED
+
+    return min(failures, key=rank)

@@ -1,0 +1,84 @@
+"""Loads what a plan's devices hold, all devices at once, and binds their programs: one for each phase, over one state.
+
+Knows which devices take part in what. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..kernels.staging import Staging
+from ..kernels.worker import Worker
+from ..planner.layer_graph import device_steps, pass_steps
+from ..planner.memory import PHASES
+from ..planner.model_spec import ModelSpec
+from ..planner.plan import PREFILL_CHUNK, Phase, Plan, Split
+from ..planner.steps import Kind, Step
+from .pass_runner import DeviceProgram, PassRunner
+from .program import Binder
+from .rope_tables import rope_tables
+from .state import DeviceState
+from .weights import ShardReader, WeightFiles
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Runners = dict[Phase, PassRunner]
+
+
+def phase_steps(model: ModelSpec, split: Split) -> dict[Phase, list[Step]]:
+    """One pass of each phase; the phases differ in who adds up partial sums, and so in their collectives."""
+    return {phase: pass_steps(model, split, rows=1, context=1, phase=phase) for phase in PHASES}
+
+
+def steps_of_any_phase(steps: dict[Phase, list[Step]], device: int) -> list[Step]:
+    """What `device` runs in any phase, none twice; empty for a device that takes no part."""
+    return list(dict.fromkeys(step for phase in steps for step in device_steps(steps[phase], device)))
+
+
+def slot_widths(steps: dict[Phase, list[Step]], hidden: int, devices: int) -> list[int]:
+    """Values a row of each device's slots: its widest push, the hidden state at least; 0 where nothing is exchanged."""
+    if not any(step.kind is Kind.PUSH for phase in steps for step in steps[phase]):
+        return [0] * devices
+    mine = [steps_of_any_phase(steps, d) for d in range(devices)]
+    pushed = [[step.out_features for step in each if step.kind is Kind.PUSH] for each in mine]
+    return [max(hidden, *pushes) if each else 0 for each, pushes in zip(mine, pushed, strict=True)]
+
+
+def load(plan: Plan, model: ModelSpec, files: WeightFiles, workers: dict[int, Worker], logits: torch.Tensor) -> Runners:
+    """Ready runners by phase: one and the same where both phases run the same steps.
+
+    `workers`: of every device with steps. `logits`: [vocab], which the devices of the head fill. Of several devices'
+    errors the first is raised, once all have ended.
+    """
+    steps, context = phase_steps(model, plan.split), plan.workload.context
+    rows, devices = min(PREFILL_CHUNK, context), len(plan.devices)
+    shared = Staging([rows * width for width in slot_widths(steps, model.hidden, devices)])
+    ropes = rope_tables(model.rope, model.head_dim, context)
+
+    def state_of(device: int) -> DeviceState:
+        mine = steps_of_any_phase(steps, device)
+        shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device).read_all(mine)
+        cache_dtype = DTYPES[plan.cache_dtype]
+        return DeviceState(workers[device], device, model, mine, shards, shared, ropes, logits, cache_dtype)
+
+    states = _all_at_once(workers, state_of)
+    decode = _runner(plan, model, states, steps["decode"], shared)
+    if steps["prefill"] == steps["decode"]:
+        return {"decode": decode, "prefill": decode}
+    return {"decode": decode, "prefill": _runner(plan, model, states, steps["prefill"], shared)}
+
+
+def _runner(plan: Plan, model: ModelSpec, states: list[DeviceState], steps: list[Step], shared: Staging) -> PassRunner:
+    bound = [(state, Binder(model, state).bind(device_steps(steps, state.device))) for state in states]
+    programs = [DeviceProgram(plan.devices[state.device], state, mine) for state, mine in bound if mine]
+    return PassRunner(programs, shared, 1 + max((step.collective for step in steps), default=-1))
+
+
+def _all_at_once(workers: dict[int, Worker], make: Callable[[int], DeviceState]) -> list[DeviceState]:
+    """`make` of every device on its own thread."""
+    jobs = [worker.submit(lambda device=device: make(device)) for device, worker in workers.items()]  # type: ignore[misc]
+    errors = [error for job in jobs if (error := job.exception())]
+    if errors:
+        raise errors[0]
+    return [job.result() for job in jobs]
