@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import Cap, Split, by_device
-from .output import emit, note, print_tables
+from .output import emit, note, print_lines, print_tables
 
 if TYPE_CHECKING:
+    from ..planner.explanation import Explanation
     from ..planner.plan import Plan
 
 COUNT = click.IntRange(1, 2**24)
@@ -33,10 +34,10 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.option("--mlp-split", type=Split(), help="MLP columns per device, in profile order: 1024,512.")
 @click.option("--mlp-strategy", type=STRATEGY)
 @click.option("--time-limit", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, metavar="S")
-@click.option("--explain", is_flag=True, help="Also print the reasons and what fills the memory.")
+@click.option("--explain", "explained", is_flag=True, help="Also say why, and what other limits would buy (20 s).")
 @click.option("-o", "--output", default="plan.json", show_default=True, metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(model: str, hardware: str, explain: bool, output: str, as_json: bool, **wishes: Any) -> None:
+def command(model: str, hardware: str, explained: bool, output: str, as_json: bool, **wishes: Any) -> None:
     """Find the fastest split of MODEL over the profiled devices, and how far from the best it can be.
 
     MODEL: a config .json with Hugging Face names, a Hugging Face directory, or a .gguf file. What is not given is
@@ -49,19 +50,24 @@ def command(model: str, hardware: str, explain: bool, output: str, as_json: bool
     """
     from ..hwprofiles.files import check_writable
     from ..hwprofiles.storage import load_profile
+    from ..planner.explain import explain
     from ..planner.model_files import load_model
     from ..planner.solve import solve
     from ..planner.storage import save_plan
 
     check_writable(output, model, hardware)
-    profile = load_profile(hardware)
-    plan = solve(load_model(model), os.path.abspath(model), profile, _request(**wishes))
+    profile, spec, request = load_profile(hardware), load_model(model), _request(**wishes)
+    plan = solve(spec, os.path.abspath(model), profile, request)
     save_plan(plan, output)
-    if as_json:
-        emit({"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS} | {"devices": plan.device_use})
-    else:
-        _print_plan(plan, explain)
+    if not as_json:
+        _print_plan(plan)
     note(f"wrote {output}")
+    found = explain(plan, spec, profile, request) if explained else None
+    if as_json:
+        result = {"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS}
+        emit(result | {"devices": plan.device_use} | ({"explanation": found} if found else {}))
+    elif found:
+        _print_explanation(plan, found)
 
 
 def _request(prompt_tokens: int, new_tokens: int, batch: int, context: int, time_limit: float, **splits: Any) -> Any:
@@ -71,10 +77,18 @@ def _request(prompt_tokens: int, new_tokens: int, batch: int, context: int, time
     return Request(Workload(prompt_tokens, new_tokens, batch, context), time_limit_s=time_limit, **splits)
 
 
-def _print_plan(plan: Plan, explain: bool) -> None:
-    from ..planner.report import memory_table, plan_tables, verdict
+def _print_plan(plan: Plan) -> None:
+    from ..planner.report import plan_tables, split_notes, verdict
 
-    print_tables([*plan_tables(plan), *([memory_table(plan)] if explain else [])])
+    print_tables(plan_tables(plan))
+    print_lines(split_notes(plan))
     print(verdict(plan))
-    for line in (f"the proof covers: {plan.space}", *plan.reasons) if explain else ():
-        print(f"- {line}")
+
+
+def _print_explanation(plan: Plan, found: Explanation) -> None:
+    from ..planner.explain_tables import end_words, explanation_tables
+    from ..planner.report import memory_table
+
+    print_tables([memory_table(plan), *explanation_tables(found)])
+    ends = [end_words(end) for end in found.ends if end.attention]
+    print_lines([*found.tight, *ends, *plan.reasons, f"the proof covers: {plan.space}"])

@@ -70,7 +70,7 @@ class Pricer:
 
     def pass_s(self, split: Split, rows: int, context: int, logits: int = 1, phase: Phase = "decode") -> float:
         """One pass: the longest path through its graph, plus the largest fixed cost of a device in use."""
-        model, short, weights = _shorten(self.model, split)
+        model, short, weights = shorten(self.model, split)
         steps = pass_steps(model, short, rows, context, logits, phase)
         return self._longest_path_s(steps, weights) + self._overhead_s(split)
 
@@ -115,7 +115,7 @@ class Pricer:
         return total + weight * max(busy.values(), default=0.0)
 
 
-def _shorten(model: ModelSpec, split: Split) -> tuple[ModelSpec, Split, dict[tuple[int, str], int]]:
+def shorten(model: ModelSpec, split: Split) -> tuple[ModelSpec, Split, dict[tuple[int, str], int]]:
     """The same model with every run of equal layers cut to two, and how often each block's stages then count.
 
     A run's first attention block follows, and its last MLP block precedes, something else; all others are alike.

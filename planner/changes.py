@@ -1,0 +1,99 @@
+"""A machine, or a request, changed in one way: what `explain` and the advice on what does not fit ask about.
+
+Knows how a change shows in a profile's figures. Knows nothing of plans or what a change is worth.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from ..hwprofiles.profile import DeviceProfile, HardwareProfile, Host, OpPoint
+from .request import Request
+
+MACHINE = tuple[HardwareProfile, Request]
+
+
+def with_memory(profile: HardwareProfile, request: Request, name: str, extra_bytes: int) -> MACHINE:
+    """More free memory on a device, and a cap given for it raised as much; the host's too where it is the CPU's."""
+    device = profile.device(name)
+    grown = msgspec.structs.replace(device, free_bytes=device.free_bytes + extra_bytes)
+    host = _host_with(profile, extra_bytes if device.kind == "cpu" else 0)
+    caps = {n: cap + extra_bytes * (n == name) for n, cap in request.caps.items()}
+    return _exchanged(profile, grown, host), msgspec.structs.replace(request, caps=caps)
+
+
+def without_memory_limits(profile: HardwareProfile, request: Request, enough_bytes: int) -> MACHINE:
+    """Every device and the host have at least `enough_bytes` free, whatever the caps."""
+    devices = tuple(msgspec.structs.replace(d, free_bytes=max(d.free_bytes, 2 * enough_bytes)) for d in profile.devices)
+    host = _host_with(profile, 2 * enough_bytes * len(devices))
+    return msgspec.structs.replace(profile, devices=devices, host=host), msgspec.structs.replace(request, caps={})
+
+
+def with_link_rate(profile: HardwareProfile, name: str, factor: float) -> HardwareProfile:
+    """A device's link `factor` times as fast, both ways. Its pushes and pulls keep the time of the smallest one, which
+    is not the link's; what is beyond that shrinks. Ports and host memory stay as they are.
+
+    ValueError for a device without a link.
+    """
+    device = profile.device(name)
+    if device.link is None:
+        raise ValueError(f"{name} has no link to change: it is its own host memory")
+    link = msgspec.structs.replace(
+        device.link,
+        push_bytes_per_s=device.link.push_bytes_per_s * factor,
+        pull_bytes_per_s=device.link.pull_bytes_per_s * factor,
+    )
+    least: dict[tuple[str, int], OpPoint] = {}
+    for p in sorted(device.ops, key=lambda p: p.rows * p.in_features):
+        least.setdefault((p.op, p.peers), p)
+    ops = tuple(_retimed(p, least[p.op, p.peers], factor) for p in device.ops)
+    return _exchanged(profile, msgspec.structs.replace(device, link=link, ops=ops), profile.host)
+
+
+def _retimed(point: OpPoint, least: OpPoint, factor: float) -> OpPoint:
+    if point.op not in ("push", "pull"):
+        return point
+    times = {
+        field: (now if now < first else first + (now - first) / factor)
+        for field in ("alone_s", "together_s")
+        for now, first in [(getattr(point, field), getattr(least, field))]
+    }
+    return msgspec.structs.replace(point, **times)
+
+
+def with_copy(profile: HardwareProfile, request: Request, name: str) -> MACHINE:
+    """One more device like `name`, last in order, on a port of its own; splits by hand give it nothing.
+
+    The other devices' figures stay: what it takes of host memory bandwidth shows only where the profile says how much
+    there is.
+    """
+    device = profile.device(name)
+    link = device.link and msgspec.structs.replace(device.link, port="")
+    copy = msgspec.structs.replace(device, name=_new_name(profile, name), link=link)
+    host = _host_with(profile, device.free_bytes if device.kind == "cpu" else 0)
+    wishes: dict[str, object] = {
+        n: (*split, 0) for n in ("attention_split", "mlp_split") if (split := getattr(request, n)) is not None
+    }
+    if name in request.caps:
+        wishes["caps"] = request.caps | {copy.name: request.caps[name]}
+    grown = msgspec.structs.replace(profile, devices=(*profile.devices, copy), host=host)
+    return grown, msgspec.structs.replace(request, **wishes)
+
+
+def _new_name(profile: HardwareProfile, name: str) -> str:
+    """`cuda:0` becomes the first of `cuda:1`, `cuda:2`, ... that is free."""
+    stem = re.sub(r"[:#]?\d*$", "", name) if re.search(r"[:#]\d+$", name) else name
+    mark = name[len(stem)] if len(name) > len(stem) else "#"
+    taken = {d.name for d in profile.devices}
+    return next(new for i in range(1, len(taken) + 2) if (new := f"{stem}{mark}{i}") not in taken)
+
+
+def _host_with(profile: HardwareProfile, extra_bytes: int) -> Host:
+    return msgspec.structs.replace(profile.host, memory_bytes=profile.host.memory_bytes + extra_bytes)
+
+
+def _exchanged(profile: HardwareProfile, changed: DeviceProfile, host: Host) -> HardwareProfile:
+    devices = tuple(changed if d.name == changed.name else d for d in profile.devices)
+    return msgspec.structs.replace(profile, devices=devices, host=host)

@@ -1,0 +1,69 @@
+"""An Explanation as people read it: tables, and a sentence for each limit. Knows the findings alone."""
+
+from __future__ import annotations
+
+from ..hwprofiles.units import Table, binary_bytes, duration
+from .explanation import Change, End, Explanation, Figures
+
+COLUMNS = ("with", "whole answer", "prefill", "decode tok/s")
+NOT_REACHED = "not reached"
+UNIT_NAMES = {"embedding": "rows", "attention": "KV heads", "mlp": "columns", "head": "rows"}
+NAMES = {"embedding": "embedding", "attention": "attention", "mlp": "MLP", "head": "head"}
+
+
+def explanation_tables(found: Explanation) -> list[Table]:
+    """Who does what, the trade-off between the phases, and what changes would buy."""
+    return [_use_table(found), _ends_table(found), *_change_tables(found)]
+
+
+def _use_table(found: Explanation) -> Table:
+    """A row per device and block; a device's name stands in its first row only."""
+    rows: list[tuple[str, ...]] = []
+    for rest in found.rests:
+        uses = [use for use in found.uses if use.device == rest.device]
+        name = rest.device
+        for use in uses:
+            units = f"{use.units:.5g} {UNIT_NAMES[use.block]}"
+            shares = f"{use.decode_share:.1%}", f"{use.prefill_share:.1%}"
+            rows.append((name, NAMES[use.block], units, binary_bytes(use.bytes) if use.bytes else "-", *shares))
+            name = ""
+        if uses:
+            rows.append(
+                ("", "rest", "-", binary_bytes(rest.bytes), f"{rest.decode_share:.1%}", f"{rest.prefill_share:.1%}")
+            )
+        else:
+            rows.append((name, "no part", "-", "-", "-", "-"))
+    title = "Who does what in each layer, and how much of the time it takes (rest: workspace, waiting)"
+    return title, ("device", "block", "share", "memory", "decode", "prefill"), rows
+
+
+def _ends_table(found: Explanation) -> Table:
+    rows: list[tuple[str, ...]] = [("this plan", *_times(found.plan))]
+    for end in found.ends:
+        figures = _times(end.figures) if end.figures else (NOT_REACHED, "-", "-")
+        rows.append((f"best for {end.phase}", *figures))
+    return "Splits for one phase alone, and what they make of both", COLUMNS, rows
+
+
+def end_words(end: End) -> str:
+    """The shares of the best split for one phase."""
+    return f"best for {end.phase} alone: attention {end.attention}, MLP {end.mlp}"
+
+
+def _change_tables(found: Explanation) -> list[Table]:
+    if not found.changes:
+        return []
+    rows = [_change_row(change) for change in found.changes]
+    return [("Solved anew with one change", (*COLUMNS, "effect"), rows)]
+
+
+def _change_row(change: Change) -> tuple[str, ...]:
+    if change.figures is None or change.gain is None:
+        return change.words, NOT_REACHED, "-", "-", "-"
+    effect = f"{abs(change.gain):.1%} {'less' if change.gain > 0 else 'more'} time" if change.gain else "none"
+    return change.words, *_times(change.figures), effect
+
+
+def _times(figures: Figures) -> tuple[str, str, str]:
+    speed = figures.decode_tokens_per_s
+    return duration(figures.objective_s), duration(figures.prefill_s), f"{speed:.1f}"
