@@ -32,8 +32,8 @@ def without_memory_limits(profile: HardwareProfile, request: Request, enough_byt
 
 
 def with_link_rate(profile: HardwareProfile, name: str, factor: float) -> HardwareProfile:
-    """A device's link `factor` times as fast, both ways. Its pushes and pulls keep the time of the smallest one, which
-    is not the link's; what is beyond that shrinks. Ports and host memory stay as they are.
+    """A device's link `factor` times as fast, both ways. Its pushes and pulls keep the time that an empty one
+    would take, which is not the link's; what is beyond that shrinks. Ports and host memory stay as they are.
 
     ValueError for a device without a link.
     """
@@ -45,22 +45,26 @@ def with_link_rate(profile: HardwareProfile, name: str, factor: float) -> Hardwa
         push_bytes_per_s=device.link.push_bytes_per_s * factor,
         pull_bytes_per_s=device.link.pull_bytes_per_s * factor,
     )
-    least: dict[tuple[str, int], OpPoint] = {}
-    for p in sorted(device.ops, key=lambda p: p.rows * p.in_features):
-        least.setdefault((p.op, p.peers), p)
-    ops = tuple(_retimed(p, least[p.op, p.peers], factor) for p in device.ops)
+    ops = tuple(_retimed(p, device.ops, factor) if p.op in ("push", "pull") else p for p in device.ops)
     return _exchanged(profile, msgspec.structs.replace(device, link=link, ops=ops), profile.host)
 
 
-def _retimed(point: OpPoint, least: OpPoint, factor: float) -> OpPoint:
-    if point.op not in ("push", "pull"):
-        return point
-    times = {
-        field: (now if now < first else first + (now - first) / factor)
-        for field in ("alone_s", "together_s")
-        for now, first in [(getattr(point, field), getattr(least, field))]
-    }
+def _retimed(point: OpPoint, ops: tuple[OpPoint, ...], factor: float) -> OpPoint:
+    alike = [p for p in ops if (p.op, p.peers) == (point.op, point.peers)]
+    times = {}
+    for field in ("alone_s", "together_s"):
+        now, fixed = getattr(point, field), _empty_s(alike, field)
+        times[field] = fixed + (now - fixed) / factor if now > fixed else now
     return msgspec.structs.replace(point, **times)
+
+
+def _empty_s(alike: list[OpPoint], field: str) -> float:
+    """Seconds of a push or pull of nothing, by the line through the two smallest that were measured."""
+    measured = sorted({p.rows * p.in_features: getattr(p, field) for p in alike}.items())
+    if len(measured) < 2:
+        return 0.0
+    (x0, y0), (x1, y1) = measured[:2]
+    return float(min(max(y0 - x0 * (y1 - y0) / (x1 - x0), 0.0), y0))
 
 
 def with_copy(profile: HardwareProfile, request: Request, name: str) -> MACHINE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..hwprofiles.units import Table, binary_bytes, duration
-from .explanation import Change, End, Explanation, Figures
+from .explanation import BlockUse, Change, End, Explanation, Figures
 
 COLUMNS = ("with", "whole answer", "prefill", "decode tok/s")
 NOT_REACHED = "not reached"
@@ -20,10 +20,11 @@ def _use_table(found: Explanation) -> Table:
     """A row per device and block; a device's name stands in its first row only."""
     rows: list[tuple[str, ...]] = []
     for rest in found.rests:
-        uses = [use for use in found.uses if use.device == rest.device]
+        uses = [use for use in found.uses if use.device == rest.device and _visible(use)]
         name = rest.device
         for use in uses:
-            units = f"{use.units:.5g} {UNIT_NAMES[use.block]}"
+            count = f"{use.units:.0f}" if use.units >= 100 else f"{use.units:.3g}"
+            units = f"{count} {UNIT_NAMES[use.block]}" if use.units else "-"
             shares = f"{use.decode_share:.1%}", f"{use.prefill_share:.1%}"
             rows.append((name, NAMES[use.block], units, binary_bytes(use.bytes) if use.bytes else "-", *shares))
             name = ""
@@ -33,8 +34,13 @@ def _use_table(found: Explanation) -> Table:
             )
         else:
             rows.append((name, "no part", "-", "-", "-", "-"))
-    title = "Who does what in each layer, and how much of the time it takes (rest: workspace, waiting)"
+    title = "Who does what, with shares of the time (rest: workspace, waits)"
     return title, ("device", "block", "share", "memory", "decode", "prefill"), rows
+
+
+def _visible(use: BlockUse) -> bool:
+    """Not a device that merely fetches a block's output in no time."""
+    return bool(use.units) or max(use.decode_share, use.prefill_share) >= 0.0005
 
 
 def _ends_table(found: Explanation) -> Table:
@@ -60,8 +66,16 @@ def _change_tables(found: Explanation) -> list[Table]:
 def _change_row(change: Change) -> tuple[str, ...]:
     if change.figures is None or change.gain is None:
         return change.words, NOT_REACHED, "-", "-", "-"
-    effect = f"{abs(change.gain):.1%} {'less' if change.gain > 0 else 'more'} time" if change.gain else "none"
-    return change.words, *_times(change.figures), effect
+    return change.words, *_times(change.figures), _effect(change.gain, change.most_gain, change.figures.proven)
+
+
+def _effect(gain: float, most: float | None, proven: bool) -> str:
+    """`3.0% less time`, `none`; what is not proven says how much the best could be."""
+    words = f"{abs(gain):.1%} {'less' if gain > 0 else 'more'} time" if gain else "none"
+    if proven or most is None:
+        return words
+    limit = f"at most {most:.1%} less" if most > 0 else f"at least {-most:.1%} more"
+    return f"{words} found ({limit})"
 
 
 def _times(figures: Figures) -> tuple[str, str, str]:

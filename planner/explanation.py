@@ -16,7 +16,8 @@ Subject = Literal["strategy", "memory", "link", "device", "granularity"]
 class BlockUse(msgspec.Struct, frozen=True):
     """One device's part in one kind of block.
 
-    `units`: KV heads or MLP columns a layer on average, or vocabulary rows. `bytes`: weights and KV cache. Shares of time: what the device spends on it, pushes and pulls included, over the whole decode step or prefill.
+    `units`: KV heads or MLP columns a layer on average, or vocabulary rows. `bytes`: weights and KV cache. Shares: of
+    a whole decode step or prefill, how much the device is busy with the block, pushes and pulls included.
     """
 
     device: str
@@ -57,14 +58,16 @@ class End(msgspec.Struct, frozen=True):
 
 class Change(msgspec.Struct, frozen=True):
     """One question: what if. `gain`: the share of the whole workload's time that it saves, negative where it costs,
-    0 where plans so near count as equal. None where the time did not reach that far.
+    0 where plans so near count as equal. `most_gain`: what it saves at most, where the best was not proven to be found.
+    None where the time did not reach that far.
     """
 
     subject: Subject
     words: str
     device: str
-    figures: Figures | None
-    gain: float | None
+    figures: Figures | None = None
+    gain: float | None = None
+    most_gain: float | None = None
 
 
 class Explanation(msgspec.Struct, frozen=True):
