@@ -23,7 +23,7 @@ SHARES = {
 @pytest.mark.parametrize("name", SHARES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_bytes_and_times_add_up(name: str, tied: bool) -> None:
-    """Bytes of blocks and rest are `device_bytes`; times are those of all steps of the graph, over the pass's length."""
+    """Bytes of blocks and rest are `device_bytes`; times are those of the graph's steps, over the pass."""
     heads, columns, rows, strategy = SHARES[name]
     model = make_model(layers=5, vocab=4096, tied_embeddings=tied)
     profile = make_profile([1.0, 0.7])
