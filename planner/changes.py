@@ -87,11 +87,11 @@ def with_copy(profile: HardwareProfile, request: Request, name: str) -> MACHINE:
 
 
 def _new_name(profile: HardwareProfile, name: str) -> str:
-    """`cuda:0` becomes the first of `cuda:1`, `cuda:2`, ... that is free."""
-    stem = re.sub(r"[:#]?\d*$", "", name) if re.search(r"[:#]\d+$", name) else name
-    mark = name[len(stem)] if len(name) > len(stem) else "#"
-    taken = {d.name for d in profile.devices}
-    return next(new for i in range(1, len(taken) + 2) if (new := f"{stem}{mark}{i}") not in taken)
+    """`cuda:0` becomes the number after the highest, `rtx3090` becomes `rtx3090:1`."""
+    stem = name.partition(":")[0]
+    alike = [d.name for d in profile.devices if d.name.partition(":")[0] == stem]
+    numbers = [int(match[1]) for other in alike if (match := re.fullmatch(r"[^:]+:(\d{1,4})", other))]
+    return f"{stem}:{max([*numbers, len(alike) - 1]) + 1}"
 
 
 def _host_with(profile: HardwareProfile, extra_bytes: int) -> Host:

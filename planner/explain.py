@@ -29,8 +29,8 @@ from .questions import (
     strategy_questions,
     unlimited_question,
 )
+from .report import TIE
 from .request import Request
-from .search import NEAR_ENOUGH
 from .solve import solve
 from .wishes import completed, pricer_of
 from .wording import listed, shares_words, strategy_words
@@ -80,7 +80,7 @@ def _answered(change: Change, question: Question, plan: Plan, now: Plan) -> Chan
         kept = pricer.predict(now.split) if question.subject == "link" else now.predicted
         figures = min(figures, predicted_figures(pricer, kept, figures.proven), key=lambda f: f.objective_s)
     gain, most = (1 - seconds / now.objective_s for seconds in (figures.objective_s, plan.bound_s))
-    gain = 0.0 if abs(gain) < NEAR_ENOUGH else gain
+    gain = 0.0 if abs(gain) < TIE else gain
     return msgspec.structs.replace(change, figures=figures, gain=gain, most_gain=max(most, gain))
 
 

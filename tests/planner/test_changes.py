@@ -76,10 +76,10 @@ def test_without_limits_every_device_holds_it_all() -> None:
     ("names", "copied", "new"),
     [
         (["cuda:0", "cuda:1", "cpu"], "cuda:0", "cuda:2"),
-        (["cuda:0", "cuda:2"], "cuda:2", "cuda:1"),
-        (["rtx3090"], "rtx3090", "rtx3090#1"),
-        (["rtx3090#1", "rtx3090#2"], "rtx3090#2", "rtx3090#3"),
-        (["cuda:0/16", "cuda:0/32"], "cuda:0/16", "cuda:0/16#1"),
+        (["cuda:0", "cuda:3"], "cuda:3", "cuda:4"),
+        (["rtx3090"], "rtx3090", "rtx3090:1"),
+        (["rtx3090", "rtx3090:1", "rtx3060"], "rtx3090", "rtx3090:2"),
+        (["cuda:0/16", "cuda:0/32"], "cuda:0/16", "cuda:2"),
     ],
 )
 def test_a_copy_is_a_sound_device_more(names: list[str], copied: str, new: str) -> None:
