@@ -90,5 +90,5 @@ def _print_explanation(plan: Plan, found: Explanation) -> None:
     from ..planner.report import memory_table
 
     print_tables([memory_table(plan), *explanation_tables(found)])
-    ends = [end_words(end) for end in found.ends if end.attention]
+    ends = [end_words(end) for end in found.ends if end.figures]
     print_lines([*found.tight, *ends, *plan.reasons, f"the proof covers: {plan.space}"])

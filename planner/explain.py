@@ -128,10 +128,12 @@ def _end(phase: Phase, found: Plan | None, pricer: Pricer, plan: Plan) -> End:
     if found is None:
         return End(phase, None)
     seconds = "prefill_s" if phase == "prefill" else "decode_s_per_token"
-    priced = [(pricer.predict(found.split), found), (plan.predicted, plan)]
+    priced = [(plan.predicted, plan), (pricer.predict(found.split), found)]
     best, shown = min(priced, key=lambda each: getattr(each[0], seconds))
     figures = predicted_figures(pricer, best, shown is found and found.status == "optimal")
-    return End(phase, figures, _shares(shown, "attention", pricer.model.group), _shares(shown, "mlp", 1))
+    if shown is plan or found.split == plan.split:
+        return End(phase, figures)
+    return End(phase, figures, _shares(found, "attention", pricer.model.group), _shares(found, "mlp", 1))
 
 
 def _shares(plan: Plan, name: str, per_share: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..hwprofiles.units import Table, binary_bytes, duration
 from .explanation import BlockUse, Change, End, Explanation, Figures
 
-COLUMNS = ("with", "whole answer", "prefill", "decode tok/s")
+COLUMNS = ("with", "in all", "prefill", "tokens/s")
 NOT_REACHED = "not reached"
 UNIT_NAMES = {"embedding": "rows", "attention": "KV heads", "mlp": "columns", "head": "rows"}
 NAMES = {"embedding": "embedding", "attention": "attention", "mlp": "MLP", "head": "head"}
@@ -48,11 +48,13 @@ def _ends_table(found: Explanation) -> Table:
     for end in found.ends:
         figures = _times(end.figures) if end.figures else (NOT_REACHED, "-", "-")
         rows.append((f"best for {end.phase}", *figures))
-    return "Splits for one phase alone, and what they make of both", COLUMNS, rows
+    return "The best for one phase alone", COLUMNS, rows
 
 
 def end_words(end: End) -> str:
-    """The shares of the best split for one phase."""
+    """The shares of the best split for one phase, if it is another than the plan's."""
+    if not end.attention:
+        return f"best for {end.phase} alone: no better split than this plan was found"
     return f"best for {end.phase} alone: attention {end.attention}, MLP {end.mlp}"
 
 
@@ -60,22 +62,16 @@ def _change_tables(found: Explanation) -> list[Table]:
     if not found.changes:
         return []
     rows = [_change_row(change) for change in found.changes]
-    return [("Solved anew with one change", (*COLUMNS, "effect"), rows)]
+    return [("Solved anew with one change, and the time that saves", (*COLUMNS, "saves", "at most"), rows)]
 
 
 def _change_row(change: Change) -> tuple[str, ...]:
-    if change.figures is None or change.gain is None:
-        return change.words, NOT_REACHED, "-", "-", "-"
-    return change.words, *_times(change.figures), _effect(change.gain, change.most_gain, change.figures.proven)
-
-
-def _effect(gain: float, most: float | None, proven: bool) -> str:
-    """`3.0% less time`, `none`; what is not proven says how much the best could be."""
-    words = f"{abs(gain):.1%} {'less' if gain > 0 else 'more'} time" if gain else "none"
-    if proven or most is None:
-        return words
-    limit = f"at most {most:.1%} less" if most > 0 else f"at least {-most:.1%} more"
-    return f"{words} found ({limit})"
+    """The last cell says what the best split could save where it was not proven to be found."""
+    if change.figures is None or change.gain is None or change.most_gain is None:
+        return change.words, NOT_REACHED, "-", "-", "-", "-"
+    saves = f"{change.gain:.1%}" if change.gain else "none"
+    most = "proven" if change.figures.proven else f"{change.most_gain:.1%}"
+    return change.words, *_times(change.figures), saves, most
 
 
 def _times(figures: Figures) -> tuple[str, str, str]:

@@ -48,7 +48,9 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """The best split for one phase alone, priced for the workload of the plan; `attention`, `mlp`: its shares."""
+    """The best split for one phase alone, priced for the workload of the plan; None where the time did not reach that
+    far. `attention`, `mlp`: its shares, "" where no better split than the plan was found.
+    """
 
     phase: Literal["prefill", "decode"]
     figures: Figures | None

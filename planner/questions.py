@@ -92,7 +92,7 @@ def granularity_questions(case: Case, plan: Plan) -> Iterator[Question]:
     shared = any(len(members(layer.attention.units)) > 1 for layer in set(plan.layers))
     if shared and m.head_dim % 4 == 0 and case.request.attention_split is None:
         finer = msgspec.structs.replace(m, heads=2 * m.heads, kv_heads=2 * m.kv_heads, head_dim=m.head_dim // 2)
-        yield Question("granularity", "twice as many KV heads of half the size", "", replace(case, model=finer))
+        yield Question("granularity", "KV heads half the size", "", replace(case, model=finer))
 
 
 def strategy_questions(case: Case, plan: Plan) -> Iterator[Question]:

@@ -6,11 +6,16 @@ of the solver.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import msgspec
 
-from ..hwprofiles.units import duration
+from ..hwprofiles.units import binary_bytes, duration
+from .baselines import split_bytes
+from .memory import fits
 from .model_spec import ModelSpec
-from .plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split, members, size
+from .plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, Predicted, Range, Split, members, size
 from .price import Pricer
 from .units import Units
 from .weight_formats import mlp_unit
@@ -19,27 +24,68 @@ from .wording import layer_groups, layer_words, shares_words
 BLOCKS = ("attention", "mlp")
 
 
-def reasons(pricer: Pricer, split: Split, source: str) -> list[str]:
-    """One line for each choice; `source` says where the plan comes from."""
-    lines = [source]
+@dataclass(frozen=True)
+class Shipped:
+    """What others are compared with: the split of the plan, and the memory that devices may use."""
+
+    pricer: Pricer
+    split: Split
+    caps: tuple[int, ...]
+
+    @cached_property
+    def predicted(self) -> Predicted:
+        return self.pricer.predict(self.split)
+
+    def against(self, other: Split) -> str:
+        """What `other` would take, as changes against the plan, and the memory that it lacks."""
+        now, then = self.predicted, self.pricer.predict(other)
+        whole = _percent(self.pricer.objective_s(then), self.pricer.objective_s(now))
+        prefill = f"prefill {duration(then.prefill_s)}, {_percent(then.prefill_s, now.prefill_s)}"
+        step_s, now_s = then.decode_s_per_token, now.decode_s_per_token
+        times = f"{whole} time in all (a decode step {duration(step_s)}, {_percent(step_s, now_s)}; {prefill})"
+        return times + self.lacks(other)
+
+    def lacks(self, other: Split) -> str:
+        needed = split_bytes(self.pricer, other)
+        for device, held, cap in zip(self.pricer.profile.devices, needed, self.caps):
+            if held.total > cap:
+                return f", but it does not fit: {device.name} lacks {binary_bytes(held.total - cap)}"
+        return "" if fits(needed, self.pricer.profile, self.caps) else ", but it does not fit in host memory"
+
+    def exchanged(self, name: str, others: dict[BlockPlan, BlockPlan]) -> Split:
+        """The split with other blocks in place of some."""
+        layers = {
+            layer: msgspec.structs.replace(layer, **{name: others.get(block, block)})
+            for layer in set(self.split.layers)
+            for block in [getattr(layer, name)]
+        }
+        return msgspec.structs.replace(self.split, layers=tuple(layers[layer] for layer in self.split.layers))
+
+
+def reasons(pricer: Pricer, split: Split, source: str, caps: tuple[int, ...]) -> list[str]:
+    """One line for each choice; `source` says where the plan comes from, `caps` are the bytes devices may use."""
+    lines, shipped = [source], Shipped(pricer, split, caps)
     for name in BLOCKS:
-        lines += _strategy_reasons(pricer, split, name) + _absences(pricer, split, name)
-    lines += _head_absences(pricer, split)
+        lines += _strategy_reasons(shipped, name) + _absences(shipped, name)
+    lines += _head_absences(shipped)
     if pricer.dtype == "float32":
         lines += _bfloat16_note(pricer, split)
     return lines
 
 
-def _strategy_reasons(pricer: Pricer, split: Split, name: str) -> list[str]:
+def _strategy_reasons(shipped: Shipped, name: str) -> list[str]:
     """Why row or column, for each distinct shared block."""
-    lines = []
-    for block in dict.fromkeys(getattr(layer, name) for layer in split.layers):
+    lines, model = [], shipped.pricer.model
+    for block in dict.fromkeys(getattr(layer, name) for layer in shipped.split.layers):
         if len(members(block.units)) < 2:
             continue
-        other = _flipped(pricer.model, block)
-        verdict = f"{other.strategy} with these shares would take {_change(pricer, split, name, {block: other})}"
-        shares = shares_words(block, pricer.model.group if name == "attention" else 1)
-        lines.append(f"{name} is split by {block.strategy} ({shares}{_where(split, name, block)}): {verdict}")
+        other = _flipped(model, block)
+        change = shipped.against(shipped.exchanged(name, {block: other}))
+        shares = shares_words(block, model.group if name == "attention" else 1)
+        where = f"{shares}{_where(shipped.split, name, block)}"
+        lines.append(
+            f"{name} is split by {block.strategy} ({where}): {other.strategy} with these shares would take {change}"
+        )
     return lines
 
 
@@ -49,10 +95,10 @@ def _where(split: Split, name: str, block: BlockPlan) -> str:
     return f", layers {layer_words(sorted(numbers))}" if len(numbers) < len(split.layers) else ""
 
 
-def _absences(pricer: Pricer, split: Split, name: str) -> list[str]:
+def _absences(shipped: Shipped, name: str) -> list[str]:
     """Why a device holds nothing of a block in any layer: what one unit a layer on it would cost."""
-    m, lines = pricer.model, []
-    blocks = list(dict.fromkeys(getattr(layer, name) for layer in split.layers))
+    pricer, m, lines = shipped.pricer, shipped.pricer.model, []
+    blocks = list(dict.fromkeys(getattr(layer, name) for layer in shipped.split.layers))
     whole = all(end % m.group == 0 for block in blocks for _, end in block.units)
     unit = (m.group if whole else 1) if name == "attention" else mlp_unit(m, pricer.dtype)
     for d, device in enumerate(pricer.profile.devices):
@@ -63,20 +109,21 @@ def _absences(pricer: Pricer, split: Split, name: str) -> list[str]:
             lines.append(f"{device.name} has no part in {name}: there is one unit only")
             continue
         others = {block: msgspec.structs.replace(block, units=spans) for block, spans in moved.items()}
-        change = _change(pricer, split, name, others)
+        change = shipped.against(shipped.exchanged(name, others))
         lines.append(f"{device.name} has no part in {name}: with one unit a layer it would take {change}")
     return lines
 
 
-def _head_absences(pricer: Pricer, split: Split) -> list[str]:
+def _head_absences(shipped: Shipped) -> list[str]:
     """Why a device that holds something holds nothing of the head."""
-    lines, layers = [], set(split.layers)
-    for d, device in enumerate(pricer.profile.devices):
+    split, model, lines = shipped.split, shipped.pricer.model, []
+    layers = set(split.layers)
+    for d, device in enumerate(shipped.pricer.profile.devices):
         idle = not any(size(getattr(layer, name).units[d]) for layer in layers for name in BLOCKS)
         spans = None if idle or size(split.head[d]) else _with_a_unit(split.head, d, VOCAB_UNIT)
         if spans:
-            tied = {"embedding": spans} if pricer.model.tied_embeddings else {}
-            change = _against(pricer, split, msgspec.structs.replace(split, head=spans, **tied))
+            tied = {"embedding": spans} if model.tied_embeddings else {}
+            change = shipped.against(msgspec.structs.replace(split, head=spans, **tied))
             lines.append(f"{device.name} has no part in the head: with {VOCAB_UNIT} rows it would take {change}")
     return lines
 
@@ -108,25 +155,6 @@ def _flipped(model: ModelSpec, block: BlockPlan) -> BlockPlan:
     ends = [round(hidden.count * end / total) for _, end in block.units]
     counts = tuple(end - begin for begin, end in zip([0, *ends], ends))
     return BlockPlan("column", block.units, hidden.spans(counts))
-
-
-def _change(pricer: Pricer, split: Split, name: str, others: dict[BlockPlan, BlockPlan]) -> str:
-    def exchanged(layer: LayerPlan) -> LayerPlan:
-        block = getattr(layer, name)
-        return msgspec.structs.replace(layer, **{name: others.get(block, block)})
-
-    layers = {layer: exchanged(layer) for layer in set(split.layers)}
-    other = msgspec.structs.replace(split, layers=tuple(layers[layer] for layer in split.layers))
-    return _against(pricer, split, other)
-
-
-def _against(pricer: Pricer, split: Split, other: Split) -> str:
-    """Both phases and the whole, as changes against the plan."""
-    now, then = pricer.predict(split), pricer.predict(other)
-    whole = _percent(pricer.objective_s(then), pricer.objective_s(now))
-    prefill = f"prefill {duration(then.prefill_s)}, {_percent(then.prefill_s, now.prefill_s)}"
-    step_s, now_s = then.decode_s_per_token, now.decode_s_per_token
-    return f"{whole} time in all (a decode step {duration(step_s)}, {_percent(step_s, now_s)}; {prefill})"
 
 
 def _percent(other_s: float, now_s: float) -> str:

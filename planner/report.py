@@ -18,7 +18,7 @@ THIS_PLAN = "this plan"
 def plan_tables(plan: Plan) -> list[Table]:
     """The split, device by device, and the plan among its baselines, fastest first."""
     alike = len(set(plan.layers)) == 1
-    return [*([_split_table(plan)] if alike else [_layers_table(plan), _ends_table(plan)]), _baseline_table(plan)]
+    return [*([_split_table(plan)] if alike else [_layers_table(plan), _vocabulary_table(plan)]), _baseline_table(plan)]
 
 
 def split_notes(plan: Plan) -> list[str]:
@@ -98,7 +98,7 @@ def _layers_table(plan: Plan) -> Table:
     return title, ("layers", "device", "KV heads", "attention by", "MLP columns", "MLP by"), rows
 
 
-def _ends_table(plan: Plan) -> Table:
+def _vocabulary_table(plan: Plan) -> Table:
     """What goes with layers that differ: vocabulary and memory per device."""
     rows = [
         (

@@ -105,7 +105,7 @@ def _plan(
         predicted=pricer.predict(split),
         baselines={},
         device_use=_device_use(pricer, split, caps),
-        reasons=tuple(reasons(pricer, split, _source(source, found, request))),
+        reasons=tuple(reasons(pricer, split, _source(source, found, request), caps)),
     )
 
 

@@ -38,13 +38,13 @@ def test_json_is_the_contract(tpplan, box: Path) -> None:
 
 
 def test_tables_are_for_people(tpplan, box: Path, quick: None) -> None:
-    """Without --json the split, the baselines, the reasons and the answers are told on stdout, none wider than 160."""
+    """Without --json split, baselines, reasons and answers are told on stdout, in tables of 80 columns at most."""
     done = tpplan("solve", "model.json", "--explain", "--attention-split", "2,1", "-o", "p.json")
     assert done.code == 0, done.stderr
     for word in ("KV heads", "this plan", "single device", "decode", "the proof covers", "MLP by", "one more device"):
         assert word in done.stdout
     tables = [line for line in done.stdout.splitlines() if not line.startswith(("- ", "proven", "the fastest"))]
-    assert max(map(len, tables)) <= 160
+    assert max(map(len, tables)) <= 80
     assert done.stderr.strip() == "wrote p.json"
 
 
