@@ -34,7 +34,7 @@ def _use_table(found: Explanation) -> Table:
             )
         else:
             rows.append((name, "no part", "-", "-", "-", "-"))
-    title = "Who does what, with shares of the time (rest: workspace, waits)"
+    title = "Who does what, and shares of the time (rest: waits)"
     return title, ("device", "block", "share", "memory", "decode", "prefill"), rows
 
 
