@@ -48,6 +48,17 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
         console.print()
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints a list on stdout: broken between words on a terminal, a line each elsewhere."""
+    import shutil
+    import textwrap
+
+    width = min(shutil.get_terminal_size().columns, WIDTH) if sys.stdout.isatty() else 0
+    for line in lines:
+        broken = textwrap.wrap(line, width - 2, break_long_words=False) if width > 20 else [line]
+        print("- " + "\n  ".join(broken))
+
+
 class Progress:
     """Shows how far long work is, on stderr: one changing line on a terminal, a line for each tenth elsewhere."""
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import Cap, Split, by_device
-from .output import emit, note, print_tables
+from .output import emit, note, print_lines, print_tables
 
 if TYPE_CHECKING:
     from ..hwprofiles.profile import HardwareProfile
+    from ..planner.explanation import Explanation
     from ..planner.model_spec import ModelSpec
     from ..planner.plan import Phase, Plan
 
@@ -36,7 +37,7 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.option("--mlp-split", type=Split(), help="MLP columns per device, in profile order: 1024,512.")
 @click.option("--mlp-strategy", type=STRATEGY)
 @click.option("--time-limit", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, metavar="S")
-@click.option("--explain", is_flag=True, help="Also print the reasons and what fills the memory.")
+@click.option("--explain", "explained", is_flag=True, help="Also say why, and what other limits would buy (20 s).")
 @click.option("--trace", metavar="FILE", help="Write the simulated passes as Chrome trace JSON (opens in Perfetto).")
 @click.option("--report", metavar="FILE", help="Write all about the plan as one HTML page.")
 @click.option("-o", "--output", default="plan.json", show_default=True, metavar="FILE")
@@ -44,7 +45,7 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 def command(
     model: str,
     hardware: str,
-    explain: bool,
+    explained: bool,
     trace: str | None,
     report: str | None,
     output: str,
@@ -70,21 +71,26 @@ def command(
     tpplan solve model.gguf --report plan.html --trace plan-trace.json
     """
     from ..hwprofiles.machine import load_hardware
+    from ..planner.explain import explain
     from ..planner.model_files import load_model
     from ..planner.solve import solve
     from ..planner.storage import save_plan
 
     _check_outputs([path for path in (output, trace, report) if path is not None], model, hardware)
-    profile, spec = load_hardware(hardware), load_model(model)
-    plan = solve(spec, os.path.abspath(model), profile, _request(**wishes))
+    profile, spec, request = load_hardware(hardware), load_model(model), _request(**wishes)
+    plan = solve(spec, os.path.abspath(model), profile, request)
     save_plan(plan, output)
-    if as_json:
-        emit({"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS} | {"devices": plan.device_use})
-    else:
-        _print_plan(plan, explain)
+    if not as_json:
+        _print_plan(plan)
     note(f"wrote {output}")
     if trace or report:
         _write_pictures(plan, spec, profile, trace, report)
+    found = explain(plan, spec, profile, request) if explained else None
+    if as_json:
+        result = {"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS}
+        emit(result | {"devices": plan.device_use} | ({"explanation": found} if found else {}))
+    elif found:
+        _print_explanation(plan, found)
 
 
 def _check_outputs(paths: list[str], model: str, hardware: str) -> None:
@@ -95,7 +101,7 @@ def _check_outputs(paths: list[str], model: str, hardware: str) -> None:
     for path in paths:
         check_writable(path, model, *([hardware] if is_file(hardware) else []))
     if len({os.path.realpath(path) for path in paths}) < len(paths):
-        raise ValueError(f"two of {', '.join(paths)} are one file: name one for each")
+        raise ValueError(f"{' and '.join(paths)} are not all different: name two files")
 
 
 def _write_pictures(
@@ -123,10 +129,18 @@ def _request(prompt_tokens: int, new_tokens: int, batch: int, context: int, time
     return Request(Workload(prompt_tokens, new_tokens, batch, context), time_limit_s=time_limit, **splits)
 
 
-def _print_plan(plan: Plan, explain: bool) -> None:
-    from ..planner.report import memory_table, plan_tables, verdict
+def _print_plan(plan: Plan) -> None:
+    from ..planner.report import plan_tables, split_notes, verdict
 
-    print_tables([*plan_tables(plan), *([memory_table(plan)] if explain else [])])
+    print_tables(plan_tables(plan))
+    print_lines(split_notes(plan))
     print(verdict(plan))
-    for line in (f"the proof covers: {plan.space}", *plan.reasons) if explain else ():
-        print(f"- {line}")
+
+
+def _print_explanation(plan: Plan, found: Explanation) -> None:
+    from ..planner.explain_tables import end_words, explanation_tables
+    from ..planner.report import memory_table
+
+    print_tables([memory_table(plan), *explanation_tables(found)])
+    ends = [end_words(end) for end in found.ends if end.figures]
+    print_lines([*found.tight, *ends, *plan.reasons, f"the proof covers: {plan.space}"])

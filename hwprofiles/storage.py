@@ -13,7 +13,7 @@ from .files import MAX_FIGURE, read_struct, write_atomically
 from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, Link, Port
 
 FIX = "run `tpplan profile`"
-MAX_S, MAX_SIZE = 1e4, 2**32
+MAX_S, MAX_SIZE, MAX_RATE, MAX_BYTES = 1e4, 2**32, 1e18, 2**50
 
 
 def save_profile(profile: HardwareProfile, path: str | Path) -> None:
@@ -38,7 +38,7 @@ def check_profile(profile: HardwareProfile) -> None:
         raise ValueError("it has no devices")
     if len(set(names)) < len(names):
         raise ValueError("two devices have the same name")
-    if max(profile.rendezvous_s, *(device.step_overhead_s for device in profile.devices)) > MAX_S:
+    if not all(0 <= s <= MAX_S for s in (profile.rendezvous_s, *(d.step_overhead_s for d in profile.devices))):
         raise ValueError("it has an impossible rendezvous_s or step_overhead_s")
     _check_host(profile.host)
     ports = {port.name for port in profile.host.ports}
@@ -78,8 +78,10 @@ def _check_device(device: DeviceProfile) -> None:
     if not device.name or not device.name.isprintable():
         raise ValueError(f"{device.name!r} is no device name")
     for field in ("read_bytes_per_s_alone", "read_bytes_per_s", "matmul_flops_per_s"):
-        if getattr(device, field) < 1:
+        if not 1 <= getattr(device, field) <= MAX_RATE:
             raise ValueError(f"{device.name} has a {field} of {getattr(device, field):.6g}")
+    if not 0 <= device.free_bytes <= MAX_BYTES:
+        raise ValueError(f"{device.name} has impossible free_bytes of {device.free_bytes}")
     for point in device.ops:
         if not all(0 < seconds <= MAX_S for seconds in (point.alone_s, point.together_s)):
             raise ValueError(f"{device.name} has an impossible time for {point.op}")

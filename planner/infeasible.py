@@ -1,31 +1,31 @@
-"""Why nothing fits, and the smallest changes that would: each proposal is checked by a solve of its own.
+"""Whether anything fits, and what to say where nothing does: which limits contradict each other, and what would help.
 
-Knows contexts, batches, caps, splits by hand, number formats and memory as knobs. Knows nothing of time.
+Knows requests as they could be made, and asks whether each fits. Knows nothing of time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import msgspec
 
 from ..hwprofiles.profile import HardwareProfile
 from .baselines import split_bytes
+from .changes import with_copy, with_memory
 from .errors import Infeasible, Undecided
+from .fixes import fixes
 from .guarded_solver import solve_model
-from .memory import device_caps, fits, host_cap
+from .limits import contradiction, in_words
+from .memory import device_caps, fits
 from .model_spec import ModelSpec
 from .plan import Split
 from .price import Pricer
 from .request import Request
 from .search import SOLVED, new_model
-from .wishes import given_by_hand, pricer_of
+from .wishes import check_wishes, pricer_of
 
-QUESTION_S, ADVICE_S = 5.0, 20.0  # for one change, and for all of them
-MIB = 2**20
+QUESTION_S, LIMITS_S, ADVICE_S = 3.0, 8.0, 20.0  # for one question, for all about limits, for all together
 
 
 def fitting_split(pricer: Pricer, request: Request, caps: tuple[int, ...], limit_s: float) -> Split | None:
@@ -60,14 +60,21 @@ class Case:
     def caps(self) -> tuple[int, ...]:
         return device_caps(self.profile, self.request.caps)
 
+    def answer(self) -> bool | None:
+        """Whether any split fits; None where time ran out, or where it is no request to make."""
+        limit_s = min(QUESTION_S, self.deadline - time.perf_counter())
+        if limit_s <= 0:
+            return None
+        try:
+            check_wishes(self.request, self.model, self.profile)
+            pricer = pricer_of(self.request, self.model, self.profile)
+            return fitting_split(pricer, self.request, self.caps, limit_s) is not None
+        except (Undecided, ValueError):
+            return None
+
     def fits(self) -> bool:
         """Whether a split that fits was found."""
-        limit_s = min(QUESTION_S, self.deadline - time.perf_counter())
-        pricer = pricer_of(self.request, self.model, self.profile)
-        try:
-            return limit_s > 0 and fitting_split(pricer, self.request, self.caps, limit_s) is not None
-        except Undecided:
-            return False
+        return self.answer() is True
 
     def but(self, **changes: object) -> Case:
         """The same with another request."""
@@ -77,137 +84,24 @@ class Case:
         """The same with another workload."""
         return self.but(workload=msgspec.structs.replace(self.request.workload, **changes))
 
-    def grown(self, d: int, mib: int) -> Case:
-        """The same on a machine with more free memory on device `d`, without caps."""
-        devices, extra = list(self.profile.devices), mib * MIB
-        devices[d] = msgspec.structs.replace(devices[d], free_bytes=devices[d].free_bytes + extra)
-        host_bytes = self.profile.host.memory_bytes + extra * (devices[d].kind == "cpu")
-        host = msgspec.structs.replace(self.profile.host, memory_bytes=host_bytes)
-        profile = msgspec.structs.replace(self.profile, devices=tuple(devices), host=host)
-        return replace(self.but(caps={}), profile=profile)
+    def grown(self, name: str, extra_bytes: int) -> Case:
+        """The same on a machine with more free memory on a device, which then has no cap."""
+        caps = {device: cap for device, cap in self.request.caps.items() if device != name}
+        profile, request = with_memory(self.profile, self.but(caps=caps).request, name, extra_bytes)
+        return replace(self, profile=profile, request=request)
+
+    def copied(self, name: str) -> Case:
+        """The same on a machine with one more device like `name`."""
+        profile, request = with_copy(self.profile, self.request, name)
+        return replace(self, profile=profile, request=request)
 
 
 def refusal(pricer: Pricer, request: Request) -> Infeasible:
-    """The error to raise when no split fits: what was asked, and every change that was found to help.
-
-    Changes are single ones; where none helps, together with bfloat16; where that does not help, more memory.
-    """
-    case = Case(pricer.model, pricer.profile, request, time.perf_counter() + ADVICE_S)
-    fixes = _fixes(case)
-    half = case.but(dtype="bfloat16")
-    if request.dtype != "bfloat16":
-        fixes += ["--dtype bfloat16"] if half.fits() else []
-        fixes = fixes or [f"--dtype bfloat16 and {fix}" for fix in _fixes(half)]
-    fixes = fixes or _memory_fix(case)
-    asked = f"no split of this model in {request.dtype} fits at {_work(request)} within {_limits(case)}"
-    if not fixes:
+    """The error to raise when no split fits: a smallest set of limits that contradict each other, and what helps."""
+    began = time.perf_counter()
+    case = Case(pricer.model, pricer.profile, request, began + LIMITS_S)
+    asked = f"no split of this model in {request.dtype} fits: {in_words(contradiction(case))}"
+    helpful = fixes(replace(case, deadline=began + ADVICE_S))
+    if not helpful:
         return Infeasible(f"{asked}; no change of context, cap or number format was found to help: add devices")
-    return Infeasible(f"{asked}; it fits with {', or with '.join(fixes)}")
-
-
-def _fixes(case: Case) -> list[str]:
-    return _context_fix(case) + _batch_fix(case) + _by_hand_fix(case) + _cap_fix(case)
-
-
-def _context_fix(case: Case) -> list[str]:
-    w = case.request.workload
-    least = w.prompt_tokens + w.new_tokens
-    if w.context == least or not case.at_work(context=least).fits():
-        return []
-    return [f"--context {_largest(lambda n: case.at_work(context=n).fits(), least, w.context - 1)}"]
-
-
-def _batch_fix(case: Case) -> list[str]:
-    batch = case.request.workload.batch
-    if batch == 1 or not case.at_work(batch=1).fits():
-        return []
-    return [f"--batch {_largest(lambda n: case.at_work(batch=n).fits(), 1, batch - 1)}"]
-
-
-def _by_hand_fix(case: Case) -> list[str]:
-    """What was given by hand is taken back one by one, or, where that does not help, all at once."""
-    names = list(given_by_hand(case.request))
-    single = [name for name in names if case.but(**{name: None}).fits()]
-    if single or len(names) < 2:
-        return [f"no {_option(name)}" for name in single]
-    return [f"no {' and no '.join(map(_option, names))}"] if case.but(**dict.fromkeys(names)).fits() else []
-
-
-def _cap_fix(case: Case) -> list[str]:
-    """The device whose cap needs least, within what it has free; where no single one suffices, all to one level."""
-    given = case.request.caps
-    singles = [answer for name in given if (answer := _raised(case, (name,)))]
-    if singles:
-        best = min(singles, key=lambda caps: sum(caps.values()) - sum(given[name] for name in caps))
-    else:
-        best = (len(given) > 1 and _raised(case, tuple(given))) or {}
-    return [" ".join(f"--cap {name}={cap // MIB}MiB" for name, cap in best.items())] if best else []
-
-
-def _raised(case: Case, names: tuple[str, ...]) -> dict[str, int] | None:
-    """The lowest caps in whole MiB for these devices that fit, those that must rise."""
-    free = dict(zip((d.name for d in case.profile.devices), device_caps(case.profile, {})))
-    given = case.request.caps
-
-    def at(mib: int) -> dict[str, int]:
-        levels = {name: min(mib, free[name] // MIB) * MIB for name in names}
-        return {name: level for name, level in levels.items() if level > given[name]}
-
-    def enough(mib: int) -> bool:
-        return case.but(caps=given | at(mib)).fits()
-
-    most = max((free[name] // MIB for name in names), default=0)
-    return at(_smallest(enough, 0, most)) if enough(most) else None
-
-
-def _memory_fix(case: Case) -> list[str]:
-    """The device that needs least memory beyond what it has free."""
-    least, name = 2**24, ""  # MiB
-    for d, device in enumerate(case.profile.devices):
-        enough = partial(_fits_grown, case, d)
-        if enough(least - 1):
-            least, name = _smallest(enough, 0, least - 1), device.name
-    caps = " and no --cap" if case.request.caps else ""
-    return [f"{least} MiB more memory on {name} than it has free{caps}"] if name else []
-
-
-def _fits_grown(case: Case, d: int, mib: int) -> bool:
-    return case.grown(d, mib).fits()
-
-
-def _work(request: Request) -> str:
-    w = request.workload
-    return f"context {w.context}" + (f" and batch {w.batch}" if w.batch > 1 else "")
-
-
-def _limits(case: Case) -> str:
-    """Each device's limit, and that of the memory which CPU devices share where it binds before theirs."""
-    limits = [f"{d.name} {_size(cap)}" for d, cap in zip(case.profile.devices, case.caps)]
-    shared = host_cap(case.profile)
-    if shared < sum(cap for d, cap in zip(case.profile.devices, case.caps) if d.kind == "cpu"):
-        limits.append(f"all CPU devices together {_size(shared)} of host memory")
-    return ", ".join(limits)
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _largest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The largest n in low..high that holds; `low` does, and so does everything below one that does."""
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
-
-
-def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The smallest n in low..high that holds; `high` does."""
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
-
-
-def _size(count: int) -> str:
-    return f"{count / MIB:.0f} MiB" if count < 2**33 else f"{count / 2**30:.2f} GiB"
+    return Infeasible(f"{asked}; it fits with {', or with '.join(helpful)}")

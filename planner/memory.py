@@ -114,12 +114,12 @@ def device_bytes(
 def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
     weights = cache = 0
     widest: dict[str, int] = {}
-    for block, name, times in _blocks(split):
+    for block, name, times in distinct_blocks(split):
         if any(size(block.sums(phase)[d]) for phase in PHASES if block.sums(phase)):
             widest.setdefault("sums", sizes.model.hidden)
         if not size(block.units[d]):
             continue
-        weights += times * _block_weights(sizes, block, name, d)
+        weights += times * block_weight_bytes(sizes, block, name, d)
         if name == "attention":
             cache += times * sizes.cache(size(kv_span(block.units[d], sizes.model.group)))
         for buffer, width in _buffers(sizes, block, name, d).items():
@@ -135,7 +135,7 @@ def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
     return DeviceBytes(weights, cache, workspace)
 
 
-def _blocks(split: Split) -> list[tuple[BlockPlan, str, int]]:
+def distinct_blocks(split: Split) -> list[tuple[BlockPlan, str, int]]:
     """Distinct blocks with how many layers have them."""
     counts: dict[tuple[BlockPlan, str], int] = {}
     for layer in split.layers:
@@ -144,7 +144,8 @@ def _blocks(split: Split) -> list[tuple[BlockPlan, str, int]]:
     return [(block, name, times) for (block, name), times in counts.items()]
 
 
-def _block_weights(sizes: Sizes, block: BlockPlan, name: str, d: int) -> int:
+def block_weight_bytes(sizes: Sizes, block: BlockPlan, name: str, d: int) -> int:
+    """Weights of a block, its norms and scale tables included, on a device with a share of it."""
     m, share = sizes.model, size(block.units[d])
     attention = name == "attention"
     inputs = share * m.head_dim if attention else share

@@ -1,67 +1,142 @@
 """Why the plan is what it is, in sentences with numbers: each compares the plan with the same plan changed in one way.
 
-Knows how to flip a strategy or a number format and price the result. Knows nothing of the solver.
+Knows how to flip a strategy, move a unit or change a number format, and prices the result in both phases. Knows nothing
+of the solver.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import msgspec
 
+from ..hwprofiles.units import binary_bytes, duration
+from .baselines import split_bytes
+from .memory import fits
 from .model_spec import ModelSpec
-from .plan import HIDDEN_UNIT, BlockPlan, LayerPlan, Split, members, size
+from .plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, Predicted, Range, Split, members, size
 from .price import Pricer
 from .units import Units
+from .weight_formats import mlp_unit
+from .wording import layer_groups, layer_words, shares_words
+
+BLOCKS = ("attention", "mlp")
 
 
-def reasons(pricer: Pricer, split: Split, source: str) -> list[str]:
-    """One line for each choice; `source` says where the plan comes from."""
-    lines = [source]
-    for name in ("attention", "mlp"):
-        lines += _strategy_reasons(pricer, split, name) + _absences(pricer, split, name)
+@dataclass(frozen=True)
+class Shipped:
+    """What others are compared with: the split of the plan, and the memory that devices may use."""
+
+    pricer: Pricer
+    split: Split
+    caps: tuple[int, ...]
+
+    @cached_property
+    def predicted(self) -> Predicted:
+        return self.pricer.predict(self.split)
+
+    def against(self, other: Split) -> str:
+        """What `other` would take, as changes against the plan, and the memory that it lacks."""
+        now, then = self.predicted, self.pricer.predict(other)
+        whole = _percent(self.pricer.objective_s(then), self.pricer.objective_s(now))
+        prefill = f"prefill {duration(then.prefill_s)}, {_percent(then.prefill_s, now.prefill_s)}"
+        step_s, now_s = then.decode_s_per_token, now.decode_s_per_token
+        times = f"{whole} time in all (a decode step {duration(step_s)}, {_percent(step_s, now_s)}; {prefill})"
+        return times + self.lacks(other)
+
+    def lacks(self, other: Split) -> str:
+        needed = split_bytes(self.pricer, other)
+        for device, held, cap in zip(self.pricer.profile.devices, needed, self.caps):
+            if held.total > cap:
+                return f", but it does not fit: {device.name} lacks {binary_bytes(held.total - cap)}"
+        return "" if fits(needed, self.pricer.profile, self.caps) else ", but it does not fit in host memory"
+
+    def exchanged(self, name: str, others: dict[BlockPlan, BlockPlan]) -> Split:
+        """The split with other blocks in place of some."""
+        layers = {
+            layer: msgspec.structs.replace(layer, **{name: others.get(block, block)})
+            for layer in set(self.split.layers)
+            for block in [getattr(layer, name)]
+        }
+        return msgspec.structs.replace(self.split, layers=tuple(layers[layer] for layer in self.split.layers))
+
+
+def reasons(pricer: Pricer, split: Split, source: str, caps: tuple[int, ...]) -> list[str]:
+    """One line for each choice; `source` says where the plan comes from, `caps` are the bytes devices may use."""
+    lines, shipped = [source], Shipped(pricer, split, caps)
+    for name in BLOCKS:
+        lines += _strategy_reasons(shipped, name) + _absences(shipped, name)
+    lines += _head_absences(shipped)
     if pricer.dtype == "float32":
         lines += _bfloat16_note(pricer, split)
     return lines
 
 
-def _strategy_reasons(pricer: Pricer, split: Split, name: str) -> list[str]:
+def _strategy_reasons(shipped: Shipped, name: str) -> list[str]:
     """Why row or column, for each distinct shared block."""
-    lines, now_s = [], pricer.split_s(split)
-    for block in dict.fromkeys(getattr(layer, name) for layer in split.layers):
+    lines, model = [], shipped.pricer.model
+    for block in dict.fromkeys(getattr(layer, name) for layer in shipped.split.layers):
         if len(members(block.units)) < 2:
             continue
-        other = _flipped(pricer.model, block)
-        other_s = pricer.split_s(_exchanged(split, name, block, other))
-        verdict = f"{other.strategy} would take {_change(other_s, now_s)}"
-        lines.append(f"{name} is split by {block.strategy} ({_shares(block)}): {verdict}")
+        other = _flipped(model, block)
+        change = shipped.against(shipped.exchanged(name, {block: other}))
+        shares = shares_words(block, model.group if name == "attention" else 1)
+        where = f"{shares}{_where(shipped.split, name, block)}"
+        lines.append(
+            f"{name} is split by {block.strategy} ({where}): {other.strategy} with these shares would take {change}"
+        )
     return lines
 
 
-def _absences(pricer: Pricer, split: Split, name: str) -> list[str]:
-    """Why a device holds nothing of a block: what one unit on it would cost, taken from the largest share."""
-    lines, now_s = [], pricer.split_s(split)
-    block: BlockPlan = getattr(split.layers[0], name)
+def _where(split: Split, name: str, block: BlockPlan) -> str:
+    """Which layers have this block; nothing where all do."""
+    numbers = [i for layer, at in layer_groups(split.layers).items() if getattr(layer, name) == block for i in at]
+    return f", layers {layer_words(sorted(numbers))}" if len(numbers) < len(split.layers) else ""
+
+
+def _absences(shipped: Shipped, name: str) -> list[str]:
+    """Why a device holds nothing of a block in any layer: what one unit a layer on it would cost."""
+    pricer, m, lines = shipped.pricer, shipped.pricer.model, []
+    blocks = list(dict.fromkeys(getattr(layer, name) for layer in shipped.split.layers))
+    whole = all(end % m.group == 0 for block in blocks for _, end in block.units)
+    unit = (m.group if whole else 1) if name == "attention" else mlp_unit(m, pricer.dtype)
     for d, device in enumerate(pricer.profile.devices):
-        if size(block.units[d]) or any(size(getattr(layer, name).units[d]) for layer in set(split.layers)):
+        if any(size(block.units[d]) for block in blocks):
             continue
-        other = _with_a_unit(pricer, block, name, d)
-        if other is None:
+        moved = {block: spans for block in blocks if (spans := _with_a_unit(block.units, d, unit))}
+        if not moved:
             lines.append(f"{device.name} has no part in {name}: there is one unit only")
             continue
-        other_s = pricer.split_s(_exchanged(split, name, block, other))
-        lines.append(f"{device.name} has no part in {name}: with one unit it would take {_change(other_s, now_s)}")
+        others = {block: msgspec.structs.replace(block, units=spans) for block, spans in moved.items()}
+        change = shipped.against(shipped.exchanged(name, others))
+        lines.append(f"{device.name} has no part in {name}: with one unit a layer it would take {change}")
     return lines
 
 
-def _with_a_unit(pricer: Pricer, block: BlockPlan, name: str, d: int) -> BlockPlan | None:
-    from .stage_costs import StageCosts
+def _head_absences(shipped: Shipped) -> list[str]:
+    """Why a device that holds something holds nothing of the head."""
+    split, model, lines = shipped.split, shipped.pricer.model, []
+    layers = set(split.layers)
+    for d, device in enumerate(shipped.pricer.profile.devices):
+        idle = not any(size(getattr(layer, name).units[d]) for layer in layers for name in BLOCKS)
+        spans = None if idle or size(split.head[d]) else _with_a_unit(split.head, d, VOCAB_UNIT)
+        if spans:
+            tied = {"embedding": spans} if model.tied_embeddings else {}
+            change = shipped.against(msgspec.structs.replace(split, head=spans, **tied))
+            lines.append(f"{device.name} has no part in the head: with {VOCAB_UNIT} rows it would take {change}")
+    return lines
 
-    units = StageCosts(pricer).units(name)  # type: ignore[arg-type]
-    counts = [-(-size(span) // units.unit) for span in block.units]
+
+def _with_a_unit(spans: tuple[Range, ...], d: int, unit: int) -> tuple[Range, ...] | None:
+    """One unit for device `d`, from the largest share; None where that is all there is."""
+    ends = Units(spans[-1][1], unit)
+    counts = [-(-end // unit) - -(-begin // unit) for begin, end in spans]
     donor = max(range(len(counts)), key=lambda i: counts[i])
     if counts[donor] < 2:
         return None
-    counts[donor], counts[d] = counts[donor] - 1, 1
-    return msgspec.structs.replace(block, units=units.spans(tuple(counts)))
+    counts[donor], counts[d] = counts[donor] - 1, counts[d] + 1
+    return ends.spans(tuple(counts))
 
 
 def _bfloat16_note(pricer: Pricer, split: Split) -> list[str]:
@@ -82,17 +157,6 @@ def _flipped(model: ModelSpec, block: BlockPlan) -> BlockPlan:
     return BlockPlan("column", block.units, hidden.spans(counts))
 
 
-def _exchanged(split: Split, name: str, block: BlockPlan, other: BlockPlan) -> Split:
-    def change(layer: LayerPlan) -> LayerPlan:
-        return msgspec.structs.replace(layer, **{name: other}) if getattr(layer, name) == block else layer
-
-    return msgspec.structs.replace(split, layers=tuple(map(change, split.layers)))
-
-
-def _shares(block: BlockPlan) -> str:
-    return ":".join(str(size(span)) for span in block.units)
-
-
-def _change(other_s: float, now_s: float) -> str:
+def _percent(other_s: float, now_s: float) -> str:
     percent = 100 * (other_s / now_s - 1)
-    return f"{other_s:.3g} s, {abs(percent):.1f} % {'more' if percent >= 0 else 'less'}, for the whole workload"
+    return f"{abs(percent):.1f} % {'more' if percent >= 0 else 'less'}"

@@ -6,14 +6,38 @@ Knows the plan alone: no model, profile or solver.
 from __future__ import annotations
 
 from ..hwprofiles.units import Table, binary_bytes, duration
-from .plan import BlockPlan, DeviceUse, Plan, size
+from .memory import PHASES
+from .plan import BlockPlan, LayerPlan, Plan, Range, members, size
+from .wording import layer_groups, layer_words, listed, strategy_words
 
 PROVEN_GAP = 0.01
+TIE = 0.005  # plans nearer than this count as equal in the search, too
+THIS_PLAN = "this plan"
 
 
 def plan_tables(plan: Plan) -> list[Table]:
     """The split, device by device, and the plan among its baselines, fastest first."""
-    return [_split_table(plan), _baseline_table(plan)]
+    alike = len(set(plan.layers)) == 1
+    return [*([_split_table(plan)] if alike else [_layers_table(plan), _vocabulary_table(plan)]), _baseline_table(plan)]
+
+
+def split_notes(plan: Plan) -> list[str]:
+    """What the tables of the split leave out: shared KV heads, and who adds up partial sums."""
+    notes, group = [], queries_per_kv_head(plan)
+    spans = {span for layer in set(plan.layers) for span in layer.attention.units if size(span)}
+    if any(end % group for span in spans for end in span):
+        notes.append("a fraction of a KV head: its keys and values are cached by every device that reads it")
+    for phase in PHASES:
+        for name in ("attention", "mlp"):
+            sums = {getattr(layer, name).sums(phase) for layer in plan.layers}
+            notes += [_sum_note(plan, phase, name, spans) for spans in sorted(sums) if spans]
+    return notes
+
+
+def queries_per_kv_head(plan: Plan) -> int:
+    """Query heads that share a KV head, as the plan counts them."""
+    queries = sum(plan.layers[0].attention.units[-1][1] for _ in plan.layers)
+    return max(1, round(queries / sum(use.attention_units for use in plan.device_use)))
 
 
 def memory_table(plan: Plan) -> Table:
@@ -41,40 +65,72 @@ def verdict(plan: Plan) -> str:
 
 
 def _split_table(plan: Plan) -> Table:
-    attention, mlp = [layer.attention for layer in plan.layers], [layer.mlp for layer in plan.layers]
+    """Layers all alike: a row per device."""
+    layer, group = plan.layers[0], queries_per_kv_head(plan)
     rows = [
         (
-            name,
-            _kv_heads(use, len(plan.layers)),
-            _shares(mlp, device),
-            str(size(plan.head[device])),
+            use.name,
+            _kv_heads(layer, d, group),
+            str(size(layer.mlp.units[d])),
+            str(size(plan.head[d])),
             binary_bytes(use.bytes),
             binary_bytes(use.cap_bytes),
         )
-        for device, (name, use) in enumerate(zip(plan.devices, plan.device_use, strict=True))
+        for d, use in enumerate(plan.device_use)
     ]
-    title = (
-        f"Split of each of {len(plan.layers)} layers: attention by {_strategies(attention)}, MLP by {_strategies(mlp)}"
-    )
+    attention, mlp = (strategy_words(block, plan.devices) for block in (layer.attention, layer.mlp))
+    title = f"Split of each of {len(plan.layers)} layers: attention {attention}, MLP {mlp}"
     return title, ("device", "KV heads", "MLP columns", "vocabulary rows", "memory", "cap"), rows
 
 
-def _shares(blocks: list[BlockPlan], device: int) -> str:
-    shares = {size(block.units[device]) for block in blocks}
-    return str(min(shares)) if len(shares) == 1 else f"{min(shares)} to {max(shares)}"
+def _layers_table(plan: Plan) -> Table:
+    """Layers that differ: a row per group of equal layers and device that has part in it."""
+    rows, group = [], queries_per_kv_head(plan)
+    for layer, numbers in layer_groups(plan.layers).items():
+        words = layer_words(numbers)
+        for d, name in enumerate(plan.devices):
+            if size(layer.attention.units[d]) or size(layer.mlp.units[d]):
+                shares = _kv_heads(layer, d, group), str(size(layer.mlp.units[d]))
+                strategies = [_strategy(block) for block in (layer.attention, layer.mlp)]
+                rows.append((words, name, shares[0], strategies[0], shares[1], strategies[1]))
+                words = ""
+    title = f"Split of {len(plan.layers)} layers"
+    return title, ("layers", "device", "KV heads", "attention by", "MLP columns", "MLP by"), rows
 
 
-def _kv_heads(use: DeviceUse, layers: int) -> str:
-    """KV heads a layer, on average."""
-    return f"{use.attention_units / layers:.3g}"
+def _vocabulary_table(plan: Plan) -> Table:
+    """What goes with layers that differ: vocabulary and memory per device."""
+    rows = [
+        (
+            use.name,
+            str(size(plan.embedding[d])),
+            str(size(plan.head[d])),
+            binary_bytes(use.bytes),
+            binary_bytes(use.cap_bytes),
+        )
+        for d, use in enumerate(plan.device_use)
+    ]
+    return "Vocabulary and memory", ("device", "embedding rows", "head rows", "memory", "cap"), rows
 
 
-def _strategies(blocks: list[BlockPlan]) -> str:
-    return " or ".join(sorted({block.strategy for block in blocks}))
+def _kv_heads(layer: LayerPlan, d: int, group: int) -> str:
+    return f"{size(layer.attention.units[d]) / group:.3g}"
+
+
+def _strategy(block: BlockPlan) -> str:
+    return block.strategy if len(members(block.units)) > 1 else "-"
+
+
+def _sum_note(plan: Plan, phase: str, name: str, spans: tuple[Range, ...]) -> str:
+    adders = members(spans)
+    names = [plan.devices[d] for d in adders]
+    parts = ":".join(str(size(spans[d])) for d in adders)
+    how = f"{names[0]} adds up" if len(adders) == 1 else f"{listed(names)} add up {parts} hidden columns of"
+    return f"{phase}: {how} the partial sums of {name}"
 
 
 def _baseline_table(plan: Plan) -> Table:
-    priced = [("this plan", plan.objective_s, plan.predicted.decode_tokens_per_s)]
+    priced = [(THIS_PLAN, plan.objective_s, plan.predicted.decode_tokens_per_s)]
     priced += [
         (name.replace("_", " "), baseline.objective_s, baseline.decode_tokens_per_s or 0.0)
         for name, baseline in plan.baselines.items()
@@ -89,8 +145,10 @@ def _baseline_table(plan: Plan) -> Table:
 
 
 def _fit(name: str, objective_s: float, tokens_per_s: float, best_s: float) -> tuple[str, ...]:
-    slower = f"{objective_s / best_s - 1:+.1%}" if best_s else "-"
-    return name, duration(objective_s), f"{tokens_per_s:.1f}", slower
+    """Within what plans are told apart by, a baseline ties with the plan."""
+    more = objective_s / best_s - 1 if best_s else 0.0
+    slower = f"{more:+.1%}" if more >= TIE else "ties with the plan" if more < 0.0005 else f"ties ({more:+.1%})"
+    return name, duration(objective_s), f"{tokens_per_s:.1f}", "-" if name == THIS_PLAN else slower
 
 
 def _unfit(name: str) -> tuple[str, ...]:

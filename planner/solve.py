@@ -72,7 +72,7 @@ def _plan(pricer: Pricer, request: Request, caps: tuple[int, ...], choice: Choic
         predicted=predicted,
         baselines={},
         device_use=_device_use(pricer, split, caps),
-        reasons=tuple(reasons(pricer, split, _source(choice, request))),
+        reasons=tuple(reasons(pricer, split, _source(choice, request), caps)),
     )
 
 

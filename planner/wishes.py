@@ -10,8 +10,10 @@ import math
 import msgspec
 
 from ..hwprofiles.profile import HardwareProfile
+from ..hwprofiles.storage import FIX, check_profile
+from .config_fields import checked
 from .model_spec import ModelSpec
-from .plan import BlockPlan, Split, size
+from .plan import BlockPlan, Dtype, Split, Workload, size
 from .price import Pricer
 from .request import Request
 from .weight_formats import check_dtype, mlp_unit, native_dtype
@@ -37,8 +39,32 @@ def pricer_of(request: Request, model: ModelSpec, profile: HardwareProfile) -> P
 
 
 def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) -> None:
-    """ValueError, one line with the reason, for a request that no plan could honour."""
-    w = request.workload
+    """ValueError, one line with the reason, for a request that no plan could honour, or a profile that cannot be."""
+    try:
+        check_profile(profile)
+    except ValueError as error:
+        raise ValueError(f"cannot use the profile: {error}; {FIX}") from error
+    checked(model)
+    if not 0 < request.time_limit_s < math.inf:
+        raise ValueError(f"the time limit must be a positive number, not {request.time_limit_s:g} s")
+    _check_work(request.workload, model)
+    check_wishes(request, model, profile)
+
+
+def check_wishes(request: Request, model: ModelSpec, profile: HardwareProfile) -> None:
+    """ValueError where caps, splits by hand or number formats do not suit the model and the devices."""
+    assert request.dtype
+    for name, cap in request.caps.items():
+        profile.device(name)
+        if cap < 0:
+            raise ValueError(f"the cap of {name} must not be negative")
+    check_dtype(model, request.dtype)
+    _check_measured(request.dtype, profile)
+    _check_shares("attention", "KV heads", request.attention_split, model.kv_heads, 1, profile, model.heads)
+    _check_shares("mlp", "MLP columns", request.mlp_split, model.mlp, mlp_unit(model, request.dtype), profile)
+
+
+def _check_work(w: Workload, model: ModelSpec) -> None:
     for name in ("prompt_tokens", "new_tokens", "batch", "context"):
         if getattr(w, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(w, name)}")
@@ -52,20 +78,26 @@ def check_request(request: Request, model: ModelSpec, profile: HardwareProfile) 
         raise ValueError(
             f"the KV cache of {w.batch} sequences of {w.context} tokens is absurd: lower --batch or --context"
         )
-    if not 0 < request.time_limit_s < math.inf:
-        raise ValueError(f"the time limit must be a positive number, not {request.time_limit_s:g} s")
-    for name, cap in request.caps.items():
-        profile.device(name)
-        if cap < 0:
-            raise ValueError(f"the cap of {name} must not be negative")
-    _check_shares("attention", "KV heads", request.attention_split, model.kv_heads, 1, profile)
-    assert request.dtype
-    check_dtype(model, request.dtype)
-    _check_shares("mlp", "MLP columns", request.mlp_split, model.mlp, mlp_unit(model, request.dtype), profile)
+
+
+def _check_measured(dtype: Dtype, profile: HardwareProfile) -> None:
+    """ValueError where a device has matrix products in other formats only."""
+    for device in profile.devices:
+        formats = dict.fromkeys(p.format for p in device.ops if p.op == "linear")
+        if formats and dtype not in formats:
+            raise ValueError(
+                f"the profile has no {dtype} figures for {device.name}: choose --dtype {' or '.join(formats)}, or {FIX}"
+            )
 
 
 def _check_shares(
-    block: str, what: str, shares: tuple[int, ...] | None, total: int, unit: int, profile: HardwareProfile
+    block: str,
+    what: str,
+    shares: tuple[int, ...] | None,
+    total: int,
+    unit: int,
+    profile: HardwareProfile,
+    queries: int = 0,
 ) -> None:
     if shares is None:
         return
@@ -75,7 +107,8 @@ def _check_shares(
     if min(shares) < 0:
         raise ValueError(f"{option} has a negative share")
     if sum(shares) != total:
-        raise ValueError(f"{option} sums to {sum(shares)}, the model has {total} {what}")
+        finer = "; shares by hand are whole KV heads, not query heads" if sum(shares) == queries else ""
+        raise ValueError(f"{option} sums to {sum(shares)}, the model has {total} {what}{finer}")
     ends = [sum(shares[: d + 1]) for d in range(devices)]
     if any(end % unit for end in ends if end != total):
         raise ValueError(f"{option} must be in multiples of {unit} {what}; only the last share may hold a remainder")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from profiles import make_profile
 from linked import with_links
+from profiles import make_profile
 
 from tpplan.hwprofiles.storage import load_profile, save_profile
 from tpplan.planner.storage import load_plan, save_plan

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tpplan.planner import explain
+from tpplan.planner.explanation import Explanation
 from tpplan.planner.storage import load_plan
 
 FIELDS = {"status", "objective_s", "bound_s", "gap", "space", "solve_s", "predicted", "baselines", "devices"}
@@ -33,12 +37,14 @@ def test_json_is_the_contract(tpplan, box: Path) -> None:
     assert plan.model == str(box / "model.json")
 
 
-def test_tables_are_for_people(tpplan, box: Path) -> None:
-    """Without --json the split, the baselines and the reasons are told on stdout."""
+def test_tables_are_for_people(tpplan, box: Path, quick: None) -> None:
+    """Without --json split, baselines, reasons and answers are told on stdout, in tables of 80 columns at most."""
     done = tpplan("solve", "model.json", "--explain", "--attention-split", "2,1", "-o", "p.json")
     assert done.code == 0, done.stderr
-    for word in ("KV heads", "this plan", "single device", "decode", "the proof covers"):
+    for word in ("KV heads", "this plan", "single device", "decode", "the proof covers", "MLP by", "one more device"):
         assert word in done.stdout
+    tables = [line for line in done.stdout.splitlines() if not line.startswith(("- ", "proven", "the fastest"))]
+    assert max(map(len, tables)) <= 80
     assert done.stderr.strip() == "wrote p.json"
 
 
@@ -52,12 +58,36 @@ def test_report_is_a_page(tpplan, box: Path) -> None:
     assert f"{plan.predicted.decode_tokens_per_s:.1f} tok/s" in page
 
 
+def test_explanations_are_data_too(tpplan, box: Path, quick: None) -> None:
+    """`--json --explain` adds one field, which an Explanation reads; without --explain it is not there."""
+    told = json.loads(tpplan("solve", "model.json", "--json", "--explain").stdout)
+    found = msgspec.convert(told["explanation"], Explanation)
+    assert found.plan.objective_s == told["objective_s"]
+    assert {use.device for use in found.uses} <= {"cpu:0", "cpu:1"}
+    assert {end.phase for end in found.ends} == {"prefill", "decode"}
+    assert "explanation" not in json.loads(tpplan("solve", "model.json", "--json").stdout)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Explanations with little time, so that some questions stay open."""
+    monkeypatch.setattr(explain, "explain", partial(explain.explain, limit_s=0.5))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["--cap", "cpu:0=1MB", "--cap", "cpu:1=1MB"], 3, "cpu:"),
         (["--cap", "cpu:0=0", "--cap", "cpu:1=0"], 3, "cpu:"),
         (["--context", "8192", "--batch", "16777216"], 1, "absurd"),
+        (
+            ["--cap", "cpu:0=0", "--attention-split", "2,1"],
+            3,
+            "cpu:0 (--cap 0) and --attention-split 2,1 cannot both hold",
+        ),
+        (["--attention-split", "5,4"], 1, "whole KV heads, not query heads"),
+        (["--mlp-split", "1530,6"], 1, "multiples of 32"),
+        (["--dtype", "int4"], 1, "choose --dtype float32 or bfloat16"),
         (["--time-limit", "nan"], 1, "time limit"),
         (["--cap", "cuda:7=1GB"], 1, "cuda:7"),
         (["--attention-split", "2,2"], 1, "sums to 4"),

@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from profiles import make_model, make_profile
 from linked import random_split, with_links
+from profiles import make_model, make_profile
 
 from tpplan.planner.chrome_trace import chrome_trace, save_trace
 from tpplan.planner.layer_graph import pass_steps

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiles import make_profile
 from linked import with_links
+from profiles import make_profile
 
 from tpplan.hwprofiles.profile import OpPoint
 from tpplan.planner.cost import CostModel

@@ -29,18 +29,31 @@ def advice(profile: HardwareProfile, request: Request) -> str:
     return str(caught.value).split("; ", 1)[1]
 
 
-def applied(request: Request, fix: str) -> Request:
-    """The request with one proposal, options read as the command line would."""
+def applied(profile: HardwareProfile, request: Request, fix: str) -> tuple[HardwareProfile, Request]:
+    """Machine and request with one proposal, options read as the command line would."""
     caps, changes = dict(request.caps), dict[str, Any]()
+    for mib, device in re.findall(r"(\d+) MiB more memory on (\S+) than it has free", fix):
+        profile = grown(profile, device, int(mib) * MIB)
+    for device in re.findall(r"no --cap (\S+)", fix):
+        del caps[device]
     for name, mib in re.findall(r"--cap (\S+?)=(\d+)MiB", fix):
         caps[name] = int(mib) * MIB
     for field, value in re.findall(r"--(context|batch) (\d+)", fix):
         changes["workload"] = msgspec.structs.replace(request.workload, **{field: int(value)})
     for field in re.findall(r"no --([\w-]+)", fix):
-        changes[field.replace("-", "_")] = None
-    if "--dtype bfloat16" in fix:
-        changes["dtype"] = "bfloat16"
-    return msgspec.structs.replace(request, caps=caps, time_limit_s=0.5, **changes)
+        changes |= {} if field == "cap" else {field.replace("-", "_"): None}
+    for field, value in re.findall(r"--(dtype|cache-dtype) (\w+)", fix):
+        changes[field.replace("-", "_")] = value
+    return profile, msgspec.structs.replace(request, caps=caps, time_limit_s=0.5, **changes)
+
+
+def grown(profile: HardwareProfile, name: str, extra_bytes: int) -> HardwareProfile:
+    """More memory on a CPU device, so in its host."""
+    devices = [
+        msgspec.structs.replace(d, free_bytes=d.free_bytes + extra_bytes * (d.name == name)) for d in profile.devices
+    ]
+    host = msgspec.structs.replace(profile.host, memory_bytes=profile.host.memory_bytes + extra_bytes)
+    return msgspec.structs.replace(profile, devices=tuple(devices), host=host)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +62,7 @@ def applied(request: Request, fix: str) -> Request:
         (Request(SHORT, caps={"cpu:0": 100 * MIB, "cpu:1": 360 * MIB}), ["--cap cpu:0"]),
         (Request(SHORT, caps={"cpu:0": 100 * MIB, "cpu:1": 100 * MIB}), ["--cap cpu:0=", "--cap cpu:1="]),
         (Request(SHORT, caps={"cpu:0": 280 * MIB}, mlp_split=(1536, 0)), ["no --mlp-split", "--cap"]),
-        (Request(Workload(64, 64, 1, 8192)), ["--context", "--dtype"]),
+        (Request(Workload(64, 64, 1, 8192)), ["--context", "--dtype", "--cache-dtype bfloat16"]),
         (Request(Workload(64, 64, 8, 2048)), ["--batch", "--context"]),
     ],
 )
@@ -59,7 +72,7 @@ def test_every_proposal_works(request_: Request, expected: list[str]) -> None:
     fixes = advice(profile, request_)
     assert all(word in fixes for word in expected)
     for fix in fixes.removeprefix("it fits with ").split(", or with "):
-        solve(MODEL, "m", profile, applied(request_, fix))
+        solve(MODEL, "m", *applied(profile, request_, fix))
 
 
 def test_context_and_caps_are_the_least_change() -> None:
@@ -74,14 +87,14 @@ def test_context_and_caps_are_the_least_change() -> None:
 
 
 def test_memory_beyond_the_machine_is_no_cap() -> None:
-    """Where nothing of the request helps, the missing memory is named, and with it the model fits."""
-    profile = make_profile([1.0, 0.6], free_bytes=50 * MIB, host_bytes=100 * MIB)
-    fixes = advice(profile, Request(SHORT, caps={"cpu:1": 40 * MIB}))
-    assert "a cap of" not in fixes
-    mib, d = re.search(r"(\d+) MiB more memory on cpu:(\d) than it has free and no --cap", fixes).groups()
-    free = [50 * MIB, 50 * MIB]
-    free[int(d)] += int(mib) * MIB
-    solve(MODEL, "m", make_profile([1.0, 0.6], free, host_bytes=(100 + int(mib)) * MIB), Request(SHORT))
+    """Where nothing of the request helps, the missing memory is named, to a hundredth, and with it the model fits."""
+    profile, request = make_profile([1.0, 0.6], free_bytes=50 * MIB, host_bytes=100 * MIB), Request(SHORT)
+    request = msgspec.structs.replace(request, caps={"cpu:1": 40 * MIB})
+    fixes = advice(profile, request)
+    assert "--cap cpu:1=" not in fixes
+    solve(MODEL, "m", *applied(profile, request, fixes))
+    mib = re.search(r"(\d+) MiB more", fixes)[1]
+    advice(*applied(profile, request, fixes.replace(mib, str(int(int(mib) * 0.98)))))
 
 
 def test_changes_that_help_only_together() -> None:
@@ -90,7 +103,7 @@ def test_changes_that_help_only_together() -> None:
     request = Request(Workload(64, 64, 1, 8192))
     fixes = advice(profile, request)
     assert "--dtype bfloat16 and --context" in fixes
-    solve(MODEL, "m", profile, applied(request, fixes))
+    solve(MODEL, "m", *applied(profile, request, fixes.split(", or with ")[0]))
 
 
 def test_shared_host_memory_is_named_where_it_binds() -> None:
@@ -106,3 +119,17 @@ def test_too_little_time_is_not_infeasible(monkeypatch: pytest.MonkeyPatch, stat
     monkeypatch.setattr(infeasible, "solve_model", lambda *arguments: Answer(status))
     with pytest.raises(Undecided, match="nor a proof"):
         solve(MODEL, "m", make_profile([1.0, 0.6], free_bytes=10 * MIB), Request(SHORT))
+
+
+def test_number_formats_are_proposed_only_where_they_were_measured() -> None:
+    """A profile without int8 figures: int8 would fit, and is not among the proposals."""
+    profile = make_profile([1.0, 0.6], free_bytes=150 * MIB)
+    assert "int" not in advice(profile, Request(Workload(64, 64, 1, 8192)))
+
+
+def test_one_more_device() -> None:
+    """Three GPUs hold what two cannot, however short the request: one more is proposed, and it fits then."""
+    work = Workload(64, 64, 1, 128)
+    fixes = advice(make_profile([1.0, 0.6], free_bytes=130 * MIB, kind="cuda"), Request(work))
+    assert fixes.endswith(" than it has free, or with one more device like cuda:0")
+    solve(MODEL, "m", make_profile([1.0, 0.6, 1.0], free_bytes=130 * MIB, kind="cuda"), Request(work, time_limit_s=0.5))

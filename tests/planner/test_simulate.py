@@ -7,8 +7,8 @@ from random import Random
 
 import networkx as nx
 import pytest
-from profiles import make_model, make_profile
 from linked import random_split, with_links
+from profiles import make_model, make_profile
 
 from tpplan.hwprofiles.profile import HardwareProfile
 from tpplan.planner.layer_graph import layer_graph, pass_steps
