@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from .files import MAX_FIGURE, read_struct, write_atomically
+from .files import read_struct, write_atomically
 from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, Link, Port
 
 FIX = "run `tpplan profile`"
@@ -49,7 +49,9 @@ def check_profile(profile: HardwareProfile) -> None:
 
 
 def _check_host(host: Host) -> None:
-    if host.bytes_per_s and not 1 <= host.bytes_per_s < MAX_FIGURE:
+    if not 0 <= host.memory_bytes <= MAX_BYTES:
+        raise ValueError(f"its host has impossible memory_bytes of {host.memory_bytes}")
+    if host.bytes_per_s != 0 and not 1 <= host.bytes_per_s <= MAX_RATE:
         raise ValueError(f"its host memory has {host.bytes_per_s:.6g} bytes/s")
     names = [port.name for port in host.ports]
     if len(set(names)) < len(names):
@@ -69,9 +71,9 @@ def _check_link(device: str, link: Link, ports: set[str]) -> None:
 
 
 def _check_rates(what: str, path: Link | Port) -> None:
-    for rate in (path.push_bytes_per_s, path.pull_bytes_per_s):
-        if not 1 <= rate < MAX_FIGURE:
-            raise ValueError(f"{what} moves {rate:.6g} bytes/s")
+    for field in ("push_bytes_per_s", "pull_bytes_per_s"):
+        if not 1 <= getattr(path, field) <= MAX_RATE:
+            raise ValueError(f"{what} has an impossible {field} of {getattr(path, field):.6g}")
 
 
 def _check_device(device: DeviceProfile) -> None:

@@ -43,6 +43,7 @@ class Choice:
 def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: list[Split], deadline: float) -> Choice:
     """The fastest split that fits, within `NEAR_ENOUGH` the simplest. Infeasible, Undecided where there is none."""
     descent = Descent(Neighbourhood(pricer, request, caps), deadline)
+    solver_deadline = deadline - 0.1 * request.time_limit_s
     balancer = Balancer(pricer, caps, request.replicate_kv)
     starts = [*baselines, *_by_hand(pricer, request, caps), *balancer.splits()]
     starts = [split for split in dict.fromkeys(starts) if descent.near.allows(split)]
@@ -50,7 +51,7 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
 
     alike = [split for split in starts if not is_mixed(pricer, split)] or [_any_split(pricer, request, caps)]
     near = descent.polished(descent.fastest(alike))
-    found = fastest_split(pricer, request, caps, near, deadline)
+    found = fastest_split(pricer, request, caps, near, solver_deadline)
     options = [(FOUND_BY_DESCENT, near)]
     if found.split is not None and descent.near.allows(found.split):
         options.append((FOUND_BY_SOLVER, descent.polished(found.split)))

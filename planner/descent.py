@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import log2
 
 from .baselines import split_bytes
 from .heuristic import Balancer
 from .neighbours import Neighbourhood
-from .plan import BlockPlan, Split, devices_used, members
+from .plan import BlockPlan, Split, devices_used, members, size
 from .sums import with_best_sums
 
 BETTER = 1e-6  # relative; prices closer than that are equal, and the lower peak of memory counts
@@ -39,13 +40,16 @@ class Descent:
     def over(self) -> bool:
         return self.prices_left <= 0 or time.perf_counter() > self.deadline
 
-    def polished(self, split: Split) -> Split:
-        """Block by block to the first better neighbour, until none is, with the best sums at last."""
+    def polished(self, split: Split, reshape: bool = True) -> Split:
+        """Block by block to the first better neighbour, until none is, with the best sums at last.
+
+        `reshape`: strategies and members of blocks may change.
+        """
         improved = True
         while improved and not self.over:
             improved = False
             for part in self.near.parts(split):
-                for option in self.near.promising(split, part):
+                for option in self.near.promising(split, part, reshape):
                     if not self.over and self._better(option, split):
                         split, improved = option, True
         return self._summed(split)
@@ -54,10 +58,11 @@ class Descent:
         return with_best_sums(self.near.pricer, split, self.near.allows)
 
     def _better(self, split: Split, other: Split) -> bool:
+        """By price in steps of `BETTER`, then by the peak of memory."""
         one_s, other_s = self.price_s(split), self.price_s(other)
-        if abs(one_s - other_s) > BETTER * other_s:
-            return one_s < other_s
-        return self._peak(split) < self._peak(other)
+        step_s = BETTER * 2.0 ** round(log2(other_s))
+        one, two = round(one_s / step_s), round(other_s / step_s)
+        return one < two or (one == two and self._peak(split) < self._peak(other))
 
     def _peak(self, split: Split) -> tuple[int, ...]:
         """Bytes of the fullest device first."""
@@ -76,6 +81,14 @@ class Descent:
                 if effort(option) < effort(split) and self.price_s(option) <= limit_s:
                     split, simpler = option, True
                     break
+        return self._canonical(split)
+
+    def _canonical(self, split: Split) -> Split:
+        """Of two devices that differ in nothing but their names, the earlier one holds more."""
+        for option in self.near.swapped(split):
+            no_slower = self.price_s(option) <= (1 + BETTER) * self.price_s(split)
+            if no_slower and self.near.allows(option) and _early(option) > _early(split):
+                split = option
         return split
 
     def _simpler(self, split: Split, balancer: Balancer) -> Iterable[Split]:
@@ -83,17 +96,27 @@ class Descent:
         for d in reversed(used) if len(used) > 1 else ():
             fewer = balancer.split(tuple(e for e in used if e != d))
             if fewer is not None and self.near.allows(fewer):
-                if self.price_s(fewer) <= self.price_s(split) * (1 + 4 * NEAR_ENOUGH):
-                    fewer = self.polished(fewer)
-                yield fewer
+                yield self._settled(fewer, split)
         for option in self.near.reshaped(split):
-            yield self._summed(option)
+            if effort(option) < effort(split):
+                yield self._settled(option, split)
+
+    def _settled(self, option: Split, split: Split) -> Split:
+        """`option` with its best shares, if it is not far slower than `split`."""
+        close = self.price_s(option) <= self.price_s(split) * (1 + 4 * NEAR_ENOUGH)
+        return self.polished(option, reshape=False) if close else option
 
 
 def effort(split: Split) -> tuple[int, int]:
     """Devices in use, and exchanges of a pass."""
     blocks = [block for layer in split.layers for block in (layer.attention, layer.mlp)]
     return len(devices_used(split)), sum(map(_exchanges, blocks))
+
+
+def _early(split: Split) -> tuple[int, ...]:
+    """Shares in device order, block by block."""
+    spans = [s for layer in split.layers for s in (layer.attention.units, layer.mlp.units)]
+    return tuple(size(span) for each in (*spans, split.head, split.embedding) for span in each)
 
 
 def _exchanges(block: BlockPlan) -> int:

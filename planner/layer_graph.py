@@ -100,11 +100,12 @@ class StepBuilder:
         self.add(device, Kind.PULL, f"pull_{role}", total, total, **more)
 
 
-def _embedding(b: StepBuilder, split: Split, consumers: tuple[int, ...]) -> None:
-    holders, hidden = members(split.embedding), b.model.hidden
+def embedding_steps(b: StepBuilder, spans: tuple[Range, ...], consumers: tuple[int, ...]) -> None:
+    """Rows of the table that each device has in `spans`, to the hidden state of `consumers`."""
+    holders, hidden = members(spans), b.model.hidden
     b.enter(-1, "embed", holders)
     for d in holders:
-        b.add(d, Kind.EMBED, "embed", hidden, hidden, span=split.embedding[d])
+        b.add(d, Kind.EMBED, "embed", hidden, hidden, span=spans[d])
     b.exchange("hidden", dict.fromkeys(holders, hidden), consumers, "sum")
 
 
@@ -143,7 +144,7 @@ def mlp_inputs(b: StepBuilder, d: int, span: Range) -> int:
     return columns
 
 
-def _block(b: StepBuilder, layer: int, block: Block, plan: BlockPlan, consumers: tuple[int, ...]) -> None:
+def block_steps(b: StepBuilder, layer: int, block: Block, plan: BlockPlan, consumers: tuple[int, ...]) -> None:
     """One attention or MLP block, from the hidden state of its members to that of `consumers`."""
     holders, hidden, rule = members(plan.units), b.model.hidden, OUTPUT_PROJECTION[plan.strategy]
     inputs, role = (attention_inputs, "o_proj") if block == "attention" else (mlp_inputs, "down_proj")
@@ -168,12 +169,13 @@ def _block(b: StepBuilder, layer: int, block: Block, plan: BlockPlan, consumers:
     b.exchange("hidden", {d: size(plan.outputs[d]) for d in writers}, consumers, rule.combine)
 
 
-def _head(b: StepBuilder, split: Split) -> None:
-    holders, hidden = members(split.head), b.model.hidden
+def head_steps(b: StepBuilder, spans: tuple[Range, ...]) -> None:
+    """Logits of the vocabulary rows that each device has in `spans`."""
+    holders, hidden = members(spans), b.model.hidden
     b.enter(-1, "head", holders)
     b.rows = b.logits
     for d in holders:
-        span = split.head[d]
+        span = spans[d]
         b.add(d, Kind.NORM, "norm", hidden, hidden)
         b.add(d, Kind.LINEAR, "lm_head", hidden, size(span), span=span)
         b.add(d, Kind.ARGMAX, "argmax", size(span), 1, span=span)
@@ -192,11 +194,11 @@ def pass_steps(
     for i, layer in enumerate(split.layers):
         blocks += [(i, "attention", layer.attention), (i, "mlp", layer.mlp)]
     takers = [members(plan.units) for _, _, plan in blocks] + [members(split.head) if logits else ()]
-    _embedding(b, split, takers[0])
+    embedding_steps(b, split.embedding, takers[0])
     for (index, block, plan), consumers in zip(blocks, takers[1:], strict=True):
-        _block(b, index, block, plan, consumers)
+        block_steps(b, index, block, plan, consumers)
     if logits:
-        _head(b, split)
+        head_steps(b, split.head)
     return b.steps
 
 

@@ -20,6 +20,7 @@ from .plan import (
     Split,
     Workload,
     devices_used,
+    distinct_layers,
     kv_span,
     size,
 )
@@ -107,14 +108,17 @@ def device_bytes(
     model: ModelSpec, split: Split, workload: Workload, dtype: Dtype, cache_dtype: CacheDtype = "float32"
 ) -> tuple[DeviceBytes, ...]:
     """What each device of the split holds."""
-    sizes = Sizes(model, workload, dtype, cache_dtype)
-    return tuple(_one_device(sizes, split, d) for d in range(len(split.head)))
+    sizes, blocks = Sizes(model, workload, dtype, cache_dtype), distinct_blocks(split)
+    several = len(devices_used(split)) > 1
+    return tuple(_one_device(sizes, split, blocks, several, d) for d in range(len(split.head)))
 
 
-def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
+def _one_device(
+    sizes: Sizes, split: Split, blocks: list[tuple[BlockPlan, str, int]], several: bool, d: int
+) -> DeviceBytes:
     weights = cache = 0
     widest: dict[str, int] = {}
-    for block, name, times in distinct_blocks(split):
+    for block, name, times in blocks:
         if any(size(block.sums(phase)[d]) for phase in PHASES if block.sums(phase)):
             widest.setdefault("sums", sizes.model.hidden)
         if not size(block.units[d]):
@@ -129,7 +133,7 @@ def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
     weights += 0 if sizes.model.tied_embeddings else sizes.vocabulary(table)
     if not (widest or tokens or table):
         return DeviceBytes(weights, cache, 0)
-    slots = sizes.slots(max(widest.pop("slots", 0), sizes.model.hidden)) if len(devices_used(split)) > 1 else 0
+    slots = sizes.slots(max(widest.pop("slots", 0), sizes.model.hidden)) if several else 0
     logits = 4 * tokens * sizes.workload.batch
     workspace = sizes.member_buffers + sum(map(sizes.buffer, widest.values())) + logits + slots
     return DeviceBytes(weights, cache, workspace)
@@ -138,9 +142,9 @@ def _one_device(sizes: Sizes, split: Split, d: int) -> DeviceBytes:
 def distinct_blocks(split: Split) -> list[tuple[BlockPlan, str, int]]:
     """Distinct blocks with how many layers have them."""
     counts: dict[tuple[BlockPlan, str], int] = {}
-    for layer in split.layers:
+    for layer, times in distinct_layers(split).items():
         for block, name in ((layer.attention, "attention"), (layer.mlp, "mlp")):
-            counts[block, name] = counts.get((block, name), 0) + 1
+            counts[block, name] = counts.get((block, name), 0) + times
     return [(block, name, times) for (block, name), times in counts.items()]
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, combinations, pairwise
 from typing import Literal
 
 import msgspec
 
 from .baselines import split_bytes
 from .memory import fits
-from .plan import BlockPlan, Range, Split, members, size
+from .plan import BlockPlan, LayerPlan, Range, Split, distinct_layers, members, size
 from .price import Pricer
 from .request import Request
 from .stage_costs import StageCosts
@@ -53,20 +53,25 @@ class Neighbourhood:
         """What `promising` can change: every distinct block, by its first layer, then tables and borders."""
         return [*((layer, name) for layer, name, _ in self._blocks(split)), None]
 
-    def promising(self, split: Split, part: Part) -> Iterator[Split]:
-        """Changes of one part: units leave the devices that others wait for, in steps of several sizes."""
+    def promising(self, split: Split, part: Part, reshape: bool) -> Iterator[Split]:
+        """Changes of one part: units leave the devices that others wait for, in steps of several sizes.
+
+        `reshape`: strategies and members may change too.
+        """
         if part is None:
             return self._allowed(chain(self._tables(split, STEPS), self._borders(split)))
         layer, name = part
         block: BlockPlan = getattr(split.layers[layer], name)
         busy, idle = self._by_load(layer, name, block)
-        options = chain(self._moved(name, block, busy, idle, STEPS), self._reshaped(name, block))
+        moves = self._moved(name, block, busy, idle, STEPS)
+        options = chain(moves, self._reshaped(name, block)) if reshape else moves
         return self._allowed(exchanged(split, name, block, option) for option in options)
 
     def _blocks(self, split: Split) -> list[tuple[int, Name, BlockPlan]]:
         """Distinct blocks, each with the first layer that has it."""
         found: dict[tuple[Name, BlockPlan], int] = {}
-        for i, layer in enumerate(split.layers):
+        for layer in distinct_layers(split):
+            i = split.layers.index(layer)
             found.setdefault(("attention", layer.attention), i)
             found.setdefault(("mlp", layer.mlp), i)
         return [(i, name, block) for (name, block), i in found.items()]
@@ -118,14 +123,29 @@ class Neighbourhood:
     def _reshaped(self, name: Name, block: BlockPlan) -> Iterator[BlockPlan]:
         """The other strategy, and every device left out in favour of the others."""
         if len(members(block.units)) > 1:
-            yield self._with_units(
-                BlockPlan("row" if block.strategy == "column" else "column", block.units), block.units
-            )
+            yield from self._flipped(block)
         units = self.costs.units(name)
         held = [-(-size(span) // units.unit) for span in block.units]
         for d in members(block.units) if len(members(block.units)) > 1 else ():
             rest = [0 if e == d else count for e, count in enumerate(held)]
             yield self._with_units(block, units.spans(proportional(units.count, rest)))
+
+    def _flipped(self, block: BlockPlan) -> Iterator[BlockPlan]:
+        """The other strategy; columns go by units, or by how fast a device reads."""
+        if block.strategy == "column":
+            yield BlockPlan("row", block.units)
+            return
+        yield self._with_units(BlockPlan("column", block.units), block.units)
+        speeds = [d.read_bytes_per_s * (size(span) > 0) for d, span in zip(self.pricer.profile.devices, block.units)]
+        outputs = self.costs.hidden.spans(proportional(self.costs.hidden.count, speeds))
+        yield BlockPlan("column", block.units, outputs)
+
+    def swapped(self, split: Split) -> Iterator[Split]:
+        """The parts of two devices exchanged that differ in nothing but their names."""
+        nameless = [msgspec.structs.replace(d, name="", cores=()) for d in self.pricer.profile.devices]
+        for a, b in combinations(range(len(nameless)), 2):
+            if nameless[a] == nameless[b] and self.caps[a] == self.caps[b]:
+                yield with_swap(split, a, b)
 
     def _with_units(self, block: BlockPlan, spans: tuple[Range, ...]) -> BlockPlan:
         """Under column, outputs stay where they may, else follow the units."""
@@ -143,11 +163,10 @@ class Neighbourhood:
             tied = self.pricer.model.tied_embeddings
             yield msgspec.structs.replace(split, head=spans, embedding=spans if tied else split.embedding)
         if not self.pricer.model.tied_embeddings:
+            whole = Units(self.pricer.model.vocab, self.pricer.model.vocab)
             for d in everyone:
-                whole = Units(self.pricer.model.vocab, self.pricer.model.vocab).spans(
-                    tuple(int(e == d) for e in everyone)
-                )
-                yield msgspec.structs.replace(split, embedding=whole)
+                alone = whole.spans(tuple(int(e == d) for e in everyone))
+                yield msgspec.structs.replace(split, embedding=alone)
 
 
 def shifted(
@@ -161,3 +180,21 @@ def shifted(
                 counts = list(held)
                 counts[a], counts[b] = counts[a] - step, counts[b] + step
                 yield units.spans(tuple(counts))
+
+
+def with_swap(split: Split, a: int, b: int) -> Split:
+    """The shares of devices `a` and `b` exchanged everywhere, ranges still in device order."""
+
+    def spans(old: tuple[Range, ...]) -> tuple[Range, ...]:
+        sizes = [size(span) for span in old]
+        if sizes:
+            sizes[a], sizes[b] = sizes[b], sizes[a]
+        ends = [sum(sizes[: d + 1]) for d in range(len(sizes))]
+        return tuple(zip([0, *ends], ends))
+
+    def block(old: BlockPlan) -> BlockPlan:
+        sums = spans(old.decode_sums), spans(old.prefill_sums)
+        return BlockPlan(old.strategy, spans(old.units), spans(old.outputs), *sums)
+
+    layers = {layer: LayerPlan(block(layer.attention), block(layer.mlp)) for layer in distinct_layers(split)}
+    return Split(spans(split.embedding), tuple(layers[layer] for layer in split.layers), spans(split.head))

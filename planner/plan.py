@@ -5,6 +5,7 @@ Knows ranges, predictions and reasons. Knows nothing of how they were found or h
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Literal
 
 import msgspec
@@ -76,9 +77,17 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head: tuple[Range, ...]
 
 
+def distinct_layers(split: Split) -> dict[LayerPlan, int]:
+    """Every way in which layers are cut, in order of appearance, with how many layers are."""
+    counts: dict[LayerPlan, int] = {}
+    for layer, run in groupby(split.layers):  # compares neighbours, which is faster than hashing all
+        counts[layer] = counts.get(layer, 0) + sum(1 for _ in run)
+    return counts
+
+
 def devices_used(split: Split) -> set[int]:
     """Indices of the devices that hold anything."""
-    blocks = {block for layer in set(split.layers) for block in (layer.attention, layer.mlp)}
+    blocks = [block for layer in distinct_layers(split) for block in (layer.attention, layer.mlp)]
     spans = [split.embedding, split.head]
     for block in blocks:
         spans += [block.units, block.sums("decode"), block.sums("prefill")]

@@ -13,10 +13,9 @@ import msgspec
 
 from ..hwprofiles.profile import HardwareProfile
 from .cost import CostModel
-from .layer_graph import pass_steps
 from .model_spec import ModelSpec
 from .plan import PREFILL_CHUNK, CacheDtype, Dtype, LayerPlan, Phase, Predicted, Split, Workload, devices_used
-from .steps import Kind, Step
+from .stage_sums import StageSums
 from .weight_formats import group_size
 
 CHUNK_GROUPS = 8
@@ -59,6 +58,10 @@ class Pricer:
     def cost(self) -> CostModel:
         return CostModel(self.profile, self.dtype, self.cache_dtype, group_size(self.model))
 
+    @cached_property
+    def _stages(self) -> StageSums:
+        return StageSums(self.model, self.cost)
+
     @property
     def decode_context(self) -> int:
         """Positions that a decode step attends to, at the middle of generation."""
@@ -69,10 +72,8 @@ class Pricer:
         return prefill_chunks(self.workload.prompt_tokens)
 
     def pass_s(self, split: Split, rows: int, context: int, logits: int = 1, phase: Phase = "decode") -> float:
-        """One pass: the longest path through its graph, plus the largest fixed cost of a device in use."""
-        model, short, weights = shortened(self.model, split)
-        steps = pass_steps(model, short, rows, context, logits, phase)
-        return self._longest_path_s(steps, weights) + self.overhead_s(split)
+        """One pass: the sum of its stages, plus the largest fixed cost of a device in use."""
+        return self._stages.pass_s(split, (rows, context, logits, phase)) + self.overhead_s(split)
 
     def phase_chunks(self, phase: Phase) -> list[Chunk]:
         """The passes of one decode step, or of one prompt."""
@@ -103,24 +104,6 @@ class Pricer:
     def overhead_s(self, split: Split) -> float:
         """The fixed cost of a pass: the largest among the devices in use."""
         return max(self.profile.devices[d].step_overhead_s for d in devices_used(split))
-
-    def _longest_path_s(self, steps: list[Step], weights: dict[tuple[int, str], int]) -> float:
-        """Every consumer of an exchange waits for every producer, so the longest path is the sum over the stages
-        between exchanges of the busiest device's time; a layer that stands for a run of equal ones counts as often.
-        """
-        total, busy, weight = 0.0, dict[int, float](), 1
-        site, where, pulling = -1, (-1, "embed"), False
-        for step in steps:
-            pull, here = step.kind is Kind.PULL, (step.layer, step.block)
-            if (pull and step.collective != site) or (not pull and here != where and not pulling):
-                total, busy = total + weight * max(busy.values(), default=0.0), {}
-            if pull:
-                site = step.collective
-            else:
-                where, weight = here, weights.get(here, 1)
-            pulling = pull
-            busy[step.device] = busy.get(step.device, 0.0) + self.cost.step_s(step)
-        return total + weight * max(busy.values(), default=0.0)
 
 
 def shortened(model: ModelSpec, split: Split) -> tuple[ModelSpec, Split, dict[tuple[int, str], int]]:

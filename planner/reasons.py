@@ -15,7 +15,7 @@ from ..hwprofiles.units import binary_bytes, duration
 from .baselines import split_bytes
 from .memory import fits
 from .model_spec import ModelSpec
-from .plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, Predicted, Range, Split, members, size
+from .plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, Predicted, Range, Split, distinct_layers, members, size
 from .price import Pricer
 from .units import Units
 from .weight_formats import mlp_unit
@@ -117,7 +117,7 @@ def _absences(shipped: Shipped, name: str) -> list[str]:
 def _head_absences(shipped: Shipped) -> list[str]:
     """Why a device that holds something holds nothing of the head."""
     split, model, lines = shipped.split, shipped.pricer.model, []
-    layers = set(split.layers)
+    layers = distinct_layers(split)
     for d, device in enumerate(shipped.pricer.profile.devices):
         idle = not any(size(getattr(layer, name).units[d]) for layer in layers for name in BLOCKS)
         spans = None if idle or size(split.head[d]) else _with_a_unit(split.head, d, VOCAB_UNIT)

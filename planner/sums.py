@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from .layer_graph import StepBuilder
-from .plan import HIDDEN_UNIT, BlockPlan, LayerPlan, Phase, Range, Split, members
+from .plan import HIDDEN_UNIT, BlockPlan, LayerPlan, Phase, Range, Split, distinct_layers, members
 from .price import Pricer
 from .stage_costs import Costs
 from .steps import Kind, Step
@@ -129,5 +129,5 @@ def exchanged(split: Split, name: str, block: BlockPlan, other: BlockPlan) -> Sp
     def change(layer: LayerPlan) -> LayerPlan:
         return msgspec.structs.replace(layer, **{name: other}) if getattr(layer, name) == block else layer
 
-    changed = {layer: change(layer) for layer in set(split.layers)}
+    changed = {layer: change(layer) for layer in distinct_layers(split)}
     return msgspec.structs.replace(split, layers=tuple(changed[layer] for layer in split.layers))

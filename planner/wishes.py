@@ -13,7 +13,7 @@ from ..hwprofiles.profile import HardwareProfile
 from ..hwprofiles.storage import FIX, check_profile
 from .config_fields import checked
 from .model_spec import ModelSpec
-from .plan import BlockPlan, Dtype, Split, Workload, size
+from .plan import BlockPlan, Dtype, Split, Workload, distinct_layers, size
 from .price import Pricer
 from .request import Request
 from .weight_formats import check_dtype, mlp_unit, native_dtype
@@ -129,7 +129,7 @@ def obeys(split: Split, request: Request, model: ModelSpec) -> bool:
     return all(
         _block_obeys(layer.attention, request.attention_split, request.attention_strategy, model.group)
         and _block_obeys(layer.mlp, request.mlp_split, request.mlp_strategy, 1)
-        for layer in set(split.layers)
+        for layer in distinct_layers(split)
     )
 
 
