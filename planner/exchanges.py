@@ -24,12 +24,14 @@ class Exchange:
 
     `pulls`: what each set of producers costs. `least`: a bound on what is left of that once a consumer has its own
     slices. `own`: units that a device pulls from nobody, with what each saves. `sole_producer`: literals by device.
+    `pulled`: variables made for the ticks of `pulls` by device and phase, -1 for `least`.
     """
 
     pulls: Pulls
     least: Pulls
     own: list[tuple[list[Expression], list[Costs]]]
     sole_producer: list[Expression]
+    pulled: dict[tuple[int, int], Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Exchanges:
 
     costs: StageCosts
     _found: dict[Any, list[Costs]] = field(default_factory=dict)
+    _after: dict[tuple[str, bool], Exchange] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ways = SumWays(self.costs.pricer)
@@ -46,6 +49,12 @@ class Exchanges:
 
     def after(self, block: BlockVariables, last: bool) -> Exchange:
         """Hidden states of a block. `last`: of prefill, its last chunk alone counts."""
+        key = (block.name, last)
+        if key not in self._after:
+            self._after[key] = self._last(self.after(block, False)) if last else self._hidden_states(block)
+        return self._after[key]
+
+    def _hidden_states(self, block: BlockVariables) -> Exchange:
         exchange = Exchange([], [], [], [0] * len(self.devices))
         for v in block.variants:
             for d in self.devices:
@@ -59,7 +68,7 @@ class Exchanges:
             alone = [(s.whole, self._sliced((d,), self.hidden)) for d, s in enumerate(v.inputs.by_device)]
             exchange.pulls += alone
             exchange.least += alone
-        return self._last(exchange) if last else exchange
+        return exchange
 
     def inputs(self, block: Any, v: Variant) -> Exchange:
         """Inputs of the output projection of a column block, as its writers see them."""

@@ -123,13 +123,11 @@ class StageTimes:
         one device consumes all, a pull where one device holds all.
         """
         for phase, time in enumerate(times if shares.sets else ()):
-            bounds = least_ticks(shares.by_device, [held for held, _ in shares.sets], (COMPUTE + phase, pushes[phase]))
+            bounds = least_ticks(shares, (COMPUTE + phase, pushes[phase]))
             least = sum(bound * literal for bound, (_, literal) in zip(bounds, shares.sets))
             push = max(share.largest(pushes[phase]) for share in shares.by_device)
-            pulls = [(literal, min(self._ticks(c)[phase] for c in costs)) for literal, costs in exchange.least]
-            most = max(ticks for _, ticks in pulls)
-            pulled = sum(literal * ticks for literal, ticks in pulls) - most * (1 - shares.present + shares.single)
-            self.cp.add(time >= least + pulled - push * sole_consumer)
+            pulled, most = self._least_pull(exchange, phase)
+            self.cp.add(time >= least + pulled - most * (1 - shares.present + shares.single) - push * sole_consumer)
             self.cp.add(time >= least - push * sole_consumer)
 
     def _pushed(self, share: Share, push: int, sole_consumer: Expression) -> Expression:
@@ -140,10 +138,23 @@ class StageTimes:
     def _pulls(self, exchange: Exchange, d: int, phase: int, sole_consumer: Expression) -> Expression:
         """Pull ticks of device `d`; nothing where one device is both the producer and the consumer."""
         ticks = [(literal, self._ticks(costs[d])[phase]) for literal, costs in exchange.pulls]
-        most = max(t for _, t in ticks)
+        pulled, most = self._sum(exchange, (d, phase), ticks)
         local = self._both(exchange.sole_producer[d], sole_consumer)
         own = sum(int(each[d][phase] / self.tick_s) * units[d] for units, each in exchange.own)
-        return sum(t * literal for literal, t in ticks) - most * local - own
+        return pulled - most * local - own
+
+    def _least_pull(self, exchange: Exchange, phase: int) -> tuple[Any, int]:
+        """What the cheapest consumer pays, and the most that can be."""
+        ticks = [(literal, min(self._ticks(c)[phase] for c in costs)) for literal, costs in exchange.least]
+        return self._sum(exchange, (-1, phase), ticks)
+
+    def _sum(self, exchange: Exchange, key: tuple[int, int], ticks: list[tuple[Expression, int]]) -> tuple[Any, int]:
+        """The ticks of whichever literal holds, in one variable for all constraints that need it; and the most."""
+        most = max(t for _, t in ticks)
+        if key not in exchange.pulled:
+            exchange.pulled[key] = self.cp.new_int_var(0, most, "")
+            self.cp.add(exchange.pulled[key] == sum(t * literal for literal, t in ticks))
+        return exchange.pulled[key], most
 
     def _at_least(self, time: Any, ways: list[Expression], pulls: Expression, used: Expression) -> None:
         """A duration covers each way of being busy, and the pulls before it where the device takes part."""

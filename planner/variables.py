@@ -68,12 +68,14 @@ class Shares:
 
     `sets`: a literal for each device set, where there are few devices.
     `present`: 1 where the dimension is cut this way at all. `single`: 1 where one device holds everything.
+    `group`: units that share a KV head, where those may be cut apart.
     """
 
     present: Expression
     by_device: list[Share]
     counts: list[Expression]
     sets: list[tuple[tuple[int, ...], Expression]]
+    group: int = 1
 
     @property
     def single(self) -> Expression:
@@ -158,7 +160,7 @@ def add_spares(model: Any, name: str, shares: Shares, group: int, unit_costs: li
     A device caches from the KV head of its first query head to that of its last: both round outwards, since less is
     cheaper.
     """
-    heads = shares.by_device[0].dimension.total
+    heads, shares.group = shares.by_device[0].dimension.total, group
     begin: Expression = 0
     for d, (share, ticks) in enumerate(zip(shares.by_device, unit_costs)):
         end = begin + share.units
