@@ -74,6 +74,8 @@ def _search(cp: Any, limit_s: float, gap: float, seed: int, writer: Connection) 
     solver.parameters.num_workers = WORKERS
     solver.parameters.random_seed = seed
     solver.parameters.linearization_level = 2
+    solver.parameters.cp_model_probing_level = 0  # with many device sets it takes longer than the search
+    solver.parameters.symmetry_level = 0
     solver.parameters.relative_gap_limit = gap
     solver.parameters.max_time_in_seconds = limit_s
     status = solver.status_name(solver.solve(cp))

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, combinations, pairwise
+from itertools import chain, combinations, pairwise, permutations
 from typing import Literal
 
 import msgspec
 
 from .baselines import split_bytes
-from .memory import fits
+from .memory import Sizes, fits
 from .plan import BlockPlan, LayerPlan, Range, Split, distinct_layers, members, size
 from .price import Pricer
 from .request import Request
@@ -25,6 +25,7 @@ from .wishes import obeys
 
 STEPS = (64, 16, 4, 1)
 RECEIVERS = 3
+TIGHT = 0.9  # of a cap
 Name = Literal["attention", "mlp"]
 Part = tuple[int, Name] | None
 
@@ -59,7 +60,8 @@ class Neighbourhood:
         `reshape`: strategies and members may change too.
         """
         if part is None:
-            return self._allowed(chain(self._tables(split, STEPS), self._borders(split)))
+            trades = self._trades(split) if self._tight(split) else ()
+            return self._allowed(chain(self._tables(split, STEPS), self._borders(split), trades))
         layer, name = part
         block: BlockPlan = getattr(split.layers[layer], name)
         busy, idle = self._by_load(layer, name, block)
@@ -89,6 +91,49 @@ class Neighbourhood:
 
     def _allowed(self, splits: Iterable[Split]) -> Iterator[Split]:
         return (split for split in splits if self.allows(split))
+
+    def _tight(self, split: Split) -> bool:
+        return any(n.total > TIGHT * cap for n, cap in zip(split_bytes(self.pricer, split), self.caps))
+
+    def _trades(self, split: Split) -> Iterator[Split]:
+        """Vocabulary rows or query heads to another device, and as many bytes of MLP columns back."""
+        sizes, (unit, table) = self._sizes, (self.costs.units("mlp"), self.costs.vocabulary)
+        columns_bytes = len(split.layers) * (sizes.gate_up(unit.unit) + sizes.o_proj(unit.unit, sizes.model.hidden))
+        everyone = tuple(range(len(self.caps)))
+        blocks = [(block, name) for _, name, block in self._blocks(split)]
+        for a, b in permutations(everyone, 2):
+            for step in STEPS:
+                back = max(1, round(step * sizes.vocabulary(table.unit) / columns_bytes))
+                for spans in shifted(split.head, table, (a,), (b,), (step,)):
+                    tied = spans if sizes.model.tied_embeddings else split.embedding
+                    moved = msgspec.structs.replace(split, head=spans, embedding=tied)
+                    yield from self._all_moved(moved, "mlp", blocks, b, a, back)
+                heads_bytes = len(split.layers) * self._head_bytes * self.costs.units("attention").unit
+                back = max(1, round(step * heads_bytes / columns_bytes))
+                for moved in self._all_moved(split, "attention", blocks, a, b, step):
+                    yield from self._all_moved(moved, "mlp", blocks, b, a, back)
+
+    def _all_moved(
+        self, split: Split, name: Name, blocks: list[tuple[BlockPlan, Name]], a: int, b: int, step: int
+    ) -> Iterator[Split]:
+        """Units of every block of that name moved from `a` to `b`, where all have them."""
+        for block in [block for block, of in blocks if of == name]:
+            options = list(shifted(block.units, self.costs.units(name), (a,), (b,), (step,)))
+            if not options:
+                return
+            split = exchanged(split, name, block, self._with_units(block, options[0]))
+        yield split
+
+    @cached_property
+    def _sizes(self) -> Sizes:
+        return Sizes(self.pricer.model, self.pricer.workload, self.pricer.dtype, self.pricer.cache_dtype)
+
+    @property
+    def _head_bytes(self) -> int:
+        """Bytes of a query head, with its part of a KV head's weights and cache."""
+        sizes, m = self._sizes, self.pricer.model
+        kv = (2 * sizes.qkv(1) + sizes.cache(1)) // m.group
+        return sizes.qkv(1) + kv + sizes.o_proj(m.head_dim, m.hidden)
 
     def _borders(self, split: Split) -> Iterator[Split]:
         """A layer cut like its neighbour, where the two are cut differently."""
