@@ -187,10 +187,12 @@ class Neighbourhood:
 
     def swapped(self, split: Split) -> Iterator[Split]:
         """The parts of two devices exchanged that differ in nothing but their names."""
+        units = {name: self.costs.units(name).unit for name in ("attention", "mlp")}
+        units |= {"hidden": self.costs.hidden.unit, "vocabulary": self.costs.vocabulary.unit}
         nameless = [msgspec.structs.replace(d, name="", cores=()) for d in self.pricer.profile.devices]
         for a, b in combinations(range(len(nameless)), 2):
             if nameless[a] == nameless[b] and self.caps[a] == self.caps[b]:
-                yield with_swap(split, a, b)
+                yield with_swap(split, a, b, units)
 
     def _with_units(self, block: BlockPlan, spans: tuple[Range, ...]) -> BlockPlan:
         """Under column, outputs stay where they may, else follow the units."""
@@ -227,19 +229,26 @@ def shifted(
                 yield units.spans(tuple(counts))
 
 
-def with_swap(split: Split, a: int, b: int) -> Split:
-    """The shares of devices `a` and `b` exchanged everywhere, ranges still in device order."""
+def with_swap(split: Split, a: int, b: int, units: dict[str, int]) -> Split:
+    """The shares of devices `a` and `b` exchanged everywhere, ranges still in device order.
 
-    def spans(old: tuple[Range, ...]) -> tuple[Range, ...]:
-        sizes = [size(span) for span in old]
-        if sizes:
-            sizes[a], sizes[b] = sizes[b], sizes[a]
-        ends = [sum(sizes[: d + 1]) for d in range(len(sizes))]
-        return tuple(zip([0, *ends], ends))
+    `units`: what shares of attention, mlp, hidden columns and vocabulary are multiples of.
+    """
 
-    def block(old: BlockPlan) -> BlockPlan:
-        sums = spans(old.decode_sums), spans(old.prefill_sums)
-        return BlockPlan(old.strategy, spans(old.units), spans(old.outputs), *sums)
+    def spans(old: tuple[Range, ...], of: str) -> tuple[Range, ...]:
+        if not old:
+            return old
+        counts = [-(-end // units[of]) - -(-begin // units[of]) for begin, end in old]
+        counts[a], counts[b] = counts[b], counts[a]
+        return Units(old[-1][1], units[of]).spans(tuple(counts))
 
-    layers = {layer: LayerPlan(block(layer.attention), block(layer.mlp)) for layer in distinct_layers(split)}
-    return Split(spans(split.embedding), tuple(layers[layer] for layer in split.layers), spans(split.head))
+    def block(old: BlockPlan, of: str) -> BlockPlan:
+        hidden = (spans(each, "hidden") for each in (old.outputs, old.decode_sums, old.prefill_sums))
+        return BlockPlan(old.strategy, spans(old.units, of), *hidden)
+
+    layers = {
+        layer: LayerPlan(block(layer.attention, "attention"), block(layer.mlp, "mlp"))
+        for layer in distinct_layers(split)
+    }
+    head, embedding = (spans(table, "vocabulary") for table in (split.head, split.embedding))
+    return Split(embedding, tuple(layers[layer] for layer in split.layers), head)

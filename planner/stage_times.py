@@ -135,13 +135,13 @@ class StageTimes:
         most = share.largest(push)
         return share.cost(push) - (most * self._both(share.used, sole_consumer) if most else 0)
 
-    def _pulls(self, exchange: Exchange, d: int, phase: int, sole_consumer: Expression) -> Expression:
-        """Pull ticks of device `d`; nothing where one device is both the producer and the consumer."""
+    def _pulls(self, exchange: Exchange, d: int, phase: int, sole_consumer: Expression) -> tuple[Expression, int]:
+        """Pull ticks of device `d`, nothing where one device is both the producer and the consumer; and the most."""
         ticks = [(literal, self._ticks(costs[d])[phase]) for literal, costs in exchange.pulls]
         pulled, most = self._sum(exchange, (d, phase), ticks)
         local = self._both(exchange.sole_producer[d], sole_consumer)
         own = sum(int(each[d][phase] / self.tick_s) * units[d] for units, each in exchange.own)
-        return pulled - most * local - own
+        return pulled - most * local - own, most
 
     def _least_pull(self, exchange: Exchange, phase: int) -> tuple[Any, int]:
         """What the cheapest consumer pays, and the most that can be."""
@@ -156,13 +156,15 @@ class StageTimes:
             self.cp.add(exchange.pulled[key] == sum(t * literal for literal, t in ticks))
         return exchange.pulled[key], most
 
-    def _at_least(self, time: Any, ways: list[Expression], pulls: Expression, used: Expression) -> None:
-        """A duration covers each way of being busy, and the pulls before it where the device takes part."""
-        literal = self.cp.new_bool_var("")
-        self.cp.add(literal == used)
+    def _at_least(self, time: Any, ways: list[Expression], pulls: tuple[Expression, int], used: Expression) -> None:
+        """A duration covers each way of being busy, and the pulls before it where the device takes part.
+
+        A device that does not is not busy; the most that it could pull is subtracted then, which keeps the linear
+        relaxation tight where an enforced constraint would have none.
+        """
+        pulled, most = pulls
         for busy in ways:
-            self.cp.add(time >= busy)
-            self.cp.add(time >= busy + pulls).only_enforce_if(literal)
+            self.cp.add(time >= busy + pulled - most * (1 - used))
 
     def _both(self, one: Expression, other: Expression) -> Expression:
         """A literal that may be 1 only where both are; it always makes a plan cheaper, so it will be."""
