@@ -65,8 +65,7 @@ class SplitModel:
         if self.timed:
             self._add_times()
         sizes = Sizes(model, self.pricer.workload, self.pricer.dtype, self.pricer.cache_dtype)
-        counts, sums = Counter(self.layer_class), len(self.caps) > 2
-        self.bytes_used = add_memory(self.cp, self.blocks, counts, self.devices_used, sizes, sums)
+        self.bytes_used = add_memory(self.cp, self.blocks, Counter(self.layer_class), self.devices_used, sizes)
         if self.limited:
             self._limit_memory()
 

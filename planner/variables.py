@@ -23,7 +23,8 @@ class Share:
 
     `unit`: the least ticks that a unit adds, by component.
     `tail`: 1 where its last unit is the ragged one of `dimension`.
-    `spare` (attention): query heads that the KV heads it caches have beyond the share, each costing `spare_unit` ticks.
+    `spare` (attention): query heads that the KV heads it caches have beyond the share, each costing `spare_unit` ticks;
+    `kv_heads`: how many it caches, where they may be cut apart.
     """
 
     pieces: list[tuple[Piece, Expression, Expression]]
@@ -33,6 +34,7 @@ class Share:
     unit: tuple[int, ...]
     tail: Expression = 0
     spare: Expression = 0
+    kv_heads: Expression = 0
     spare_unit: tuple[int, ...] = (0,) * 5
 
     @property
@@ -170,6 +172,8 @@ def add_spares(model: Any, name: str, shares: Shares, group: int, unit_costs: li
         model.add(group * first <= begin)
         model.add(group * last >= end)
         model.add(spare >= group * (last - first) - share.units - group * (1 - share.used))
+        share.kv_heads = model.new_int_var(0, heads // group, f"{name}.d{d}.kv_heads")
+        model.add(group * share.kv_heads == share.units + spare)
         share.spare, share.spare_unit = spare, ticks
         begin = end
 
@@ -179,7 +183,8 @@ def hint_spares(model: Any, shares: Shares, group: int, units: tuple[int, ...] |
     for share, own in zip(shares.by_device, units or (0,) * len(shares.by_device)):
         end = begin + own
         cached = -(-end // group) - begin // group
-        model.add_hint(share.spare, max(0, group * cached - own) if own else 0)
+        model.add_hint(share.spare, group * cached - own if own else 0)
+        model.add_hint(share.kv_heads, cached if own else 0)
         begin = end
 
 
