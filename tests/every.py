@@ -10,7 +10,7 @@ import msgspec
 from tpplan.planner.baselines import split_bytes
 from tpplan.planner.memory import fits
 from tpplan.planner.model_spec import ModelSpec
-from tpplan.planner.plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Phase, Range, Split, members
+from tpplan.planner.plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split, members
 from tpplan.planner.price import Pricer
 from tpplan.planner.sums import SumWays
 from tpplan.planner.units import Units
@@ -22,9 +22,8 @@ Spans = tuple[Range, ...]
 def shares(units: int, devices: int, allowed: tuple[int, ...] | None = None) -> Iterator[tuple[int, ...]]:
     """All ways to give `units` to devices, of which only those allowed may hold some."""
     for counts in product(range(units + 1), repeat=devices - 1):
-        last = units - sum(counts)
-        full = (*counts, last)
-        if last >= 0 and (allowed is None or all(d in allowed for d, c in enumerate(full) if c)):
+        full = (*counts, units - sum(counts))
+        if full[-1] >= 0 and (allowed is None or all(d in allowed for d, c in enumerate(full) if c)):
             yield full
 
 
@@ -38,33 +37,34 @@ def every_block(total: int, unit: int, hidden: int, devices: int) -> Iterator[Bl
             yield BlockPlan("column", spans, outputs.spans(outs))
 
 
-def every_layer(pricer: Pricer, heads: int) -> Iterator[LayerPlan]:
+def every_layer(pricer: Pricer, heads: int) -> list[LayerPlan]:
     """All ways to cut one layer; attention in units of `heads` query heads."""
     model, devices = pricer.model, len(pricer.profile.devices)
     attention = every_block(model.heads, heads, model.hidden, devices)
-    mlp = list(every_block(model.mlp, mlp_unit(model, pricer.dtype), model.hidden, devices))
-    return (LayerPlan(*blocks) for blocks in product(attention, mlp))
+    mlp = every_block(model.mlp, mlp_unit(model, pricer.dtype), model.hidden, devices)
+    return [LayerPlan(*blocks) for blocks in product(attention, mlp)]
 
 
-def every_tables(model: ModelSpec, devices: int) -> list[tuple[Spans, Spans]]:
+def every_table(model: ModelSpec, devices: int) -> list[tuple[Spans, Spans]]:
     """All ways to hold embedding and head."""
     units = Units(model.vocab, VOCAB_UNIT)
     tables = [units.spans(counts) for counts in shares(units.count, devices)]
-    return [(t, t) for t in tables] if model.tied_embeddings else list(product(tables, tables))
+    return [(table, table) for table in tables] if model.tied_embeddings else list(product(tables, tables))
 
 
 def every_split(pricer: Pricer, heads: int) -> Iterator[Split]:
-    """All splits with equal layers, row blocks summed by every consumer."""
-    tables = every_tables(pricer.model, len(pricer.profile.devices))
-    for layer, (embedding, head) in product(every_layer(pricer, heads), tables):
-        yield Split(embedding, (layer,) * pricer.model.layers, head)
+    """All splits whose layers of one window are alike, row blocks summed by every consumer."""
+    windows = list(dict.fromkeys(pricer.model.windows))
+    layers, tables = every_layer(pricer, heads), every_table(pricer.model, len(pricer.profile.devices))
+    for (*kinds,), (embedding, head) in product(product(layers, repeat=len(windows)), tables):
+        yield Split(embedding, tuple(kinds[windows.index(w)] for w in pricer.model.windows), head)
 
 
-def best_split(pricer: Pricer, caps: tuple[int, ...], heads: int) -> tuple[float, Split]:
-    """Price and split of the fastest that fits, every way of summing included; infinity and no split without one."""
+def best_split(pricer: Pricer, caps: tuple[int, ...], heads: int) -> tuple[float, Split | None]:
+    """Price and split of the fastest that fits, every way of summing included; infinity and None without one."""
     best: tuple[float, Split | None] = (float("inf"), None)
     for split in every_split(pricer, heads):
-        for seconds, summed in _summed(pricer, split):
+        for seconds, summed in _by_price(pricer, split):
             if seconds >= best[0]:
                 break
             if fits(split_bytes(pricer, summed), pricer.profile, caps):
@@ -73,33 +73,29 @@ def best_split(pricer: Pricer, caps: tuple[int, ...], heads: int) -> tuple[float
     return best
 
 
-def _summed(pricer: Pricer, split: Split) -> list[tuple[float, Split]]:
-    """The split with every way of summing its two blocks in either phase, the fastest first."""
-    work, layer = pricer.workload, split.layers[0]
-    ways = [_ways(pricer, block) for block in (layer.attention, layer.mlp)]
-    decode = _by_price(pricer, split, "decode", ways)
-    prefill = _by_price(pricer, split, "prefill", ways)
+def _by_price(pricer: Pricer, split: Split) -> Iterator[tuple[float, Split]]:
+    """The split with every way of summing each of its blocks in either phase, the fastest first."""
+    layers, work = dict.fromkeys(split.layers), pricer.workload
+    blocks = list(dict.fromkeys(b for layer in layers for b in (layer.attention, layer.mlp) if _is_summed(b)))
+    ways = product(*([(), *SumWays(pricer).ways(members(block.units))] for block in blocks))
+    options = [dict(zip(blocks, way)) for way in ways]
+    decode = [(pricer.phase_s(_summed(split, sums, {}), "decode"), sums) for sums in options]
+    prefill = [(pricer.phase_s(_summed(split, {}, sums), "prefill"), sums) for sums in options]
     both = [
-        (work.new_tokens * one + work.batch * two, _with_sums(_with_sums(split, "decode", a), "prefill", b))
-        for (one, a), (two, b) in product(decode, prefill)
+        (work.new_tokens * one_s + work.batch * two_s, one, two)
+        for (one_s, one), (two_s, two) in product(decode, prefill)
     ]
-    return sorted(both, key=lambda each: each[0])
+    return ((seconds, _summed(split, one, two)) for seconds, one, two in sorted(both, key=lambda each: each[0]))
 
 
-def _by_price(pricer: Pricer, split: Split, phase: Phase, ways: list[list[Spans]]) -> list[tuple[float, list[Spans]]]:
-    options = [list(sums) for sums in product(*ways)]
-    return [(pricer.phase_s(_with_sums(split, phase, sums), phase), sums) for sums in options]
+def _is_summed(block: BlockPlan) -> bool:
+    return block.strategy == "row" and len(members(block.units)) > 1
 
 
-def _ways(pricer: Pricer, block: BlockPlan) -> list[Spans]:
-    holders = members(block.units)
-    return [(), *SumWays(pricer).ways(holders)] if block.strategy == "row" and len(holders) > 1 else [()]
+def _summed(split: Split, decode: dict[BlockPlan, Spans], prefill: dict[BlockPlan, Spans]) -> Split:
+    def block(plan: BlockPlan) -> BlockPlan:
+        sums = {"decode_sums": decode.get(plan, ()), "prefill_sums": prefill.get(plan, ())}
+        return msgspec.structs.replace(plan, **sums)
 
-
-def _with_sums(split: Split, phase: Phase, sums: list[Spans]) -> Split:
-    layer = split.layers[0]
-    blocks = [
-        msgspec.structs.replace(block, **{f"{phase}_sums": spans})
-        for block, spans in zip((layer.attention, layer.mlp), sums)
-    ]
-    return msgspec.structs.replace(split, layers=(LayerPlan(*blocks),) * len(split.layers))
+    changed = {layer: LayerPlan(block(layer.attention), block(layer.mlp)) for layer in dict.fromkeys(split.layers)}
+    return msgspec.structs.replace(split, layers=tuple(changed[layer] for layer in split.layers))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tpplan.hwprofiles.profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoint
 from tpplan.planner.model_spec import ModelSpec, Rope
 
@@ -53,6 +55,17 @@ def make_profile(
         rendezvous_s=link_s / 10,
         devices=devices,
     )
+
+
+def with_format(profile: HardwareProfile, form: str, share: float) -> HardwareProfile:
+    """Matrix products in one more format, in `share` of bfloat16's time."""
+
+    def added(device: DeviceProfile) -> DeviceProfile:
+        times = [(p, share * p.alone_s, share * p.together_s) for p in device.ops if p.format == "bfloat16"]
+        more = (msgspec.structs.replace(p, format=form, alone_s=a, together_s=t) for p, a, t in times)
+        return msgspec.structs.replace(device, ops=(*device.ops, *more))
+
+    return msgspec.structs.replace(profile, devices=tuple(map(added, profile.devices)))
 
 
 def _device(name: str, kind: str, d: int, speed: float, memory: int, overhead_s: float, link_s: float) -> DeviceProfile:
