@@ -45,16 +45,17 @@ class Descent:
 
         `reshape`: strategies and members of blocks may change.
         """
-        improved = True
+        split, improved = self.summed(split), True
         while improved and not self.over:
             improved = False
             for part in self.near.parts(split):
                 for option in self.near.promising(split, part, reshape):
                     if not self.over and self._better(option, split):
                         split, improved = option, True
-        return self._summed(split)
+        return self.summed(split)
 
-    def _summed(self, split: Split) -> Split:
+    def summed(self, split: Split) -> Split:
+        """With the fastest ways of summing."""
         return with_best_sums(self.near.pricer, split, self.near.allows)
 
     def _better(self, split: Split, other: Split) -> bool:
