@@ -19,7 +19,7 @@ from .request import Request
 from .search import CLOSE_ENOUGH, Found, fastest_split
 from .stage_costs import StageCosts
 
-FOUND_BY_SOLVER = "the split is the solver's"
+FOUND_BY_SOLVER = "the split is the solver's, its shares polished by exact prices"
 FOUND_BY_DESCENT = "the split was found by exact descent, and the solver found none that is faster by more than 0.1 %"
 FOUND_BY_MIXING = "layers are cut in several ways, since memory is short: no single way found is as fast"
 

@@ -12,9 +12,10 @@ from math import log2
 
 from .baselines import split_bytes
 from .heuristic import Balancer
+from .memory import distinct_blocks
 from .neighbours import Neighbourhood
 from .plan import BlockPlan, Split, devices_used, members, size
-from .sums import with_best_sums
+from .sums import exchanged, with_best_sums
 
 BETTER = 1e-6  # relative; prices closer than that are equal, and the lower peak of memory counts
 NEAR_ENOUGH = 0.005  # plans this close count as equal, and the simpler one is preferred
@@ -85,7 +86,12 @@ class Descent:
         return self._canonical(split)
 
     def _canonical(self, split: Split) -> Split:
-        """Of two devices that differ in nothing but their names, the earlier one holds more."""
+        """Of two devices that differ in nothing but their names, the earlier one holds more; a block that is not shared has
+        no strategy worth telling.
+        """
+        for block, name, _ in distinct_blocks(split):
+            if len(members(block.units)) == 1:
+                split = exchanged(split, name, block, BlockPlan("row", block.units))
         for option in self.near.swapped(split):
             no_slower = self.price_s(option) <= (1 + BETTER) * self.price_s(split)
             if no_slower and self.near.allows(option) and _early(option) > _early(split):
