@@ -86,11 +86,11 @@ class Descent:
         return self._canonical(split)
 
     def _canonical(self, split: Split) -> Split:
-        """Of two devices that differ in nothing but their names, the earlier one holds more; a block that is not shared has
-        no strategy worth telling.
+        """Blocks that are not shared go by row, unless the user wants otherwise; of two devices that differ in nothing but
+        their names, the earlier one holds more.
         """
         for block, name, _ in distinct_blocks(split):
-            if len(members(block.units)) == 1:
+            if len(members(block.units)) == 1 and getattr(self.near.request, f"{name}_strategy") != "column":
                 split = exchanged(split, name, block, BlockPlan("row", block.units))
         for option in self.near.swapped(split):
             no_slower = self.price_s(option) <= (1 + BETTER) * self.price_s(split)
