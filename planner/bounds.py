@@ -62,8 +62,9 @@ def least_after_gather(shares: Shares, components: Components, gather: Gather) -
             done += np.nan_to_num((gather.units - wrote) * free, nan=np.inf, posinf=np.inf, neginf=-np.inf)
         enough = (wrote <= gather.units) & (done >= units)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    plain = least_ticks(shares, components)
-    return [bound if len(devices) == 1 else max(bound, int(t)) for devices, bound, t in zip(sets, plain, low)]
+    plain, ragged = least_ticks(shares, components), [_ragged(shares.by_device, devices, components) for devices in sets]
+    bounds = zip(sets, plain, low, ragged)
+    return [least if len(devices) == 1 else max(least, int(t) - less) for devices, least, t, less in bounds]
 
 
 def _least_each(share: Share, units: int, components: Components) -> float:
@@ -99,7 +100,8 @@ def _least_aligned(shares: Shares, sets: list[Set], components: Components, befo
     found: dict[Set, np.ndarray] = {(): nobody}
     for held in sorted(sets, key=len):
         found[held] = np.maximum(found[held[:-1]][:, None], tables[held[-1]]).min(axis=0)
-    return [int(found[held][units]) for held in sets]
+    least = [int(found[held][units]) for held in sets]
+    return [ticks if ticks < NEVER else 0 for ticks in least]  # more devices than units: no share of any, so no bound
 
 
 def _from_to(share: Share, units: int, group: int, components: Components) -> np.ndarray:

@@ -6,14 +6,15 @@ Knows curves. Knows nothing of what they cost, of constraints, or of what other 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil, floor
+from math import ceil
 
 from .stage_costs import Costs
+from .units import Units
 
 TOLERANCE = 1e-3
 MOST_PIECES = 40  # of all devices together
 MOST_SAMPLES = 48
+FREE = (0,) * 5
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Curve:
-    """Costs of a device that shares a block (`pieces`) or holds all of it (`whole`); `unit`: the least a unit adds."""
+    """Costs of a device that shares a block (`pieces`) or holds all of it (`whole`).
+
+    `unit`: the most that a unit's absence saves, where part of the last unit is absent.
+    """
 
     pieces: tuple[Piece, ...]
     whole: Piece
@@ -42,12 +46,13 @@ def floors(wholes: list[Costs]) -> tuple[float, float]:
 
 
 def fit(  # type: ignore[no-untyped-def]
-    costs, units: int, tick_s: float, floor: tuple[float, float], most: int
+    costs, dimension: Units, tick_s: float, floor: tuple[float, float], most: int
 ) -> tuple[Curve, float]:
     """The curve of `costs(units, alone)` on 1..units in `most` pieces, and how far it lies above them at worst.
 
     Errors are relative to the cost, or to `floor` where that is larger: a stage lasts no less.
     """
+    units = dimension.count
     whole = _constant(units, costs(units, True), tick_s)
     if units == 1:
         return Curve((), whole, whole.slopes), 0.0
@@ -65,24 +70,14 @@ def fit(  # type: ignore[no-untyped-def]
         )
         pieces.append(piece)
         error = max(error, worst)
-    return Curve(tuple(pieces), whole, _least_steps(points, tick_s)), error
-
-
-def _least_steps(points: list[tuple[int, Costs]], tick_s: float) -> tuple[int, ...]:
-    """Ticks that every further unit adds at least, by component; 0 where one point says nothing."""
-    if len(points) == 1:
-        return (0,) * len(points[0][1])
-    steps = (
-        [(after - before) / (u1 - u0) for before, after in zip(first, last)]
-        for (u0, first), (u1, last) in pairwise(points)
-    )
-    return tuple(max(0, floor(min(each) / tick_s)) for each in zip(*steps))
+    absent = dimension.missing / dimension.unit
+    saved = [[(a - b) / absent for a, b in zip(c, costs(u - absent, False))] for u, c in points] if absent else []
+    return Curve(tuple(pieces), whole, tuple(max(0, ceil(max(each) / tick_s)) for each in zip(*saved)) or FREE), error
 
 
 def free_curve(units: int) -> Curve:
     """A curve for questions in which time plays no part."""
-    free = (0,) * 5
-    return Curve((Piece(1, units - 1, free, free),) if units > 1 else (), Piece(units, units, free, free), free)
+    return Curve((Piece(1, units - 1, FREE, FREE),) if units > 1 else (), Piece(units, units, FREE, FREE), FREE)
 
 
 def _constant(units: int, costs: Costs, tick_s: float) -> Piece:

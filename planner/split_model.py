@@ -18,6 +18,7 @@ from .price import Pricer
 from .request import Request
 from .stage_costs import NOTHING, StageCosts
 from .stage_times import StageTimes
+from .units import Units
 from .variables import BlockVariables, Shares, Variant, add_spares, hint_shares, hint_spares, make_shares
 
 OBJECTIVE_TICKS = 10**8  # 10**12 made OR-Tools 9.15 hang or abort now and then; beyond 10**9 its linear bounds are weak
@@ -69,13 +70,14 @@ class SplitModel:
         if self.limited:
             self._limit_memory()
 
-    def _curves(self, costs: Any, units: int) -> list[Curve]:
+    def _curves(self, costs: Any, dimension: Units) -> list[Curve]:
+        units = dimension.count
         if not self.timed:
             return [free_curve(units)] * len(self.caps)
         devices = range(len(self.caps))
         most = MOST_PIECES // len(devices)
         floor = floors([costs(d, units, False) for d in devices])
-        fitted = [fit(lambda u, alone, d=d: costs(d, u, alone), units, self.tick_s, floor, most) for d in devices]
+        fitted = [fit(lambda u, alone, d=d: costs(d, u, alone), dimension, self.tick_s, floor, most) for d in devices]
         self.error = max(self.error, *(error for _, error in fitted))
         return [curve for curve, _ in fitted]
 
@@ -87,9 +89,7 @@ class SplitModel:
             if wish not in (None, strategy):
                 continue
             present = self.cp.new_bool_var(f"{name}.{strategy}")
-            curves = self._curves(
-                lambda d, u, alone, s=strategy: self.costs.share(layer, block, s, d, u, alone), units.count
-            )
+            curves = self._curves(lambda d, u, alone, s=strategy: self.costs.share(layer, block, s, d, u, alone), units)
             inputs = make_shares(self.cp, f"{name}.{strategy}", curves, present, units)
             if block == "attention" and self.costs.replicate_kv:
                 self._add_spares(inputs, layer, strategy)
@@ -116,7 +116,7 @@ class SplitModel:
     def _outputs(self, block: Any, layer: int, name: str, inputs: Shares) -> Shares:
         """Under column: the members of a shared block that write hidden columns."""
         curves = self._curves(
-            lambda d, u, alone: self.costs.outputs(layer, block, d, u, alone=False), self.costs.hidden.count
+            lambda d, u, alone: self.costs.outputs(layer, block, d, u, alone=False), self.costs.hidden
         )
         outputs = make_shares(self.cp, f"{name}.outputs", curves, inputs.present - inputs.single, self.costs.hidden)
         for out, share in zip(outputs.by_device, inputs.by_device):
@@ -125,7 +125,7 @@ class SplitModel:
 
     def _plain(self, name: str, costs: Any) -> BlockVariables:
         """Vocabulary shares of the head or the embedding."""
-        curves = self._curves(costs, self.costs.vocabulary.count)
+        curves = self._curves(costs, self.costs.vocabulary)
         return BlockVariables(name, [Variant("row", make_shares(self.cp, name, curves, 1, self.costs.vocabulary))])
 
     def _any_use(self, d: int) -> Any:

@@ -65,7 +65,7 @@ class StageCosts:
         m = self.pricer.model
         return m.heads * m.head_dim if block == "attention" else m.mlp
 
-    def share(self, layer: int, block: Block, strategy: Strategy, d: int, units: int, alone: bool) -> Costs:
+    def share(self, layer: int, block: Block, strategy: Strategy, d: int, units: float, alone: bool) -> Costs:
         """A block's first stage with `units` units, the output projection included under row, without the residual."""
         costs = self._first_stage(layer, block, strategy, d, (0, self.units(block).of(units)), alone)
         missing = -units % self.pricer.model.group if block == "attention" and self.replicate_kv else 0
@@ -105,7 +105,7 @@ class StageCosts:
 
         return self.costs(layer, block, d, alone, steps)
 
-    def outputs(self, layer: int, block: Block, d: int, units: int, alone: bool) -> Costs:
+    def outputs(self, layer: int, block: Block, d: int, units: float, alone: bool) -> Costs:
         """The second stage of a column block with `units` hidden units."""
         width, inputs = self.hidden.of(units), self.inputs(block)
 
@@ -134,7 +134,7 @@ class StageCosts:
 
         return self.costs(-1, "embed", d, alone, steps)
 
-    def head(self, d: int, units: int, alone: bool) -> Costs:
+    def head(self, d: int, units: float, alone: bool) -> Costs:
         hidden, tokens = self.pricer.model.hidden, self.vocabulary.of(units)
 
         def steps(b: StepBuilder) -> int:

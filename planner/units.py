@@ -27,9 +27,9 @@ class Units:
         """Values that the last unit lacks."""
         return self.count * self.unit - self.total
 
-    def of(self, units: int) -> int:
-        """Values in `units` units."""
-        return min(units * self.unit, self.total)
+    def of(self, units: float) -> int:
+        """Values in `units` units, which may be whole ones and a part."""
+        return min(round(units * self.unit), self.total)
 
     def spans(self, units: tuple[int, ...]) -> tuple[Range, ...]:
         """Contiguous ranges in device order."""

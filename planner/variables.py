@@ -21,7 +21,7 @@ Expression = Any  # CP-SAT linear expressions have no public common type
 class Share:
     """One device's part of one block: at most one piece of its cost curve is active, or it holds the whole.
 
-    `unit`: the least ticks that a unit adds, by component.
+    `unit`: the most ticks that a unit's absence saves, by component, where part of the last one is absent.
     `tail`: 1 where its last unit is the ragged one of `dimension`.
     `spare` (attention): query heads that the KV heads it caches have beyond the share, each costing `spare_unit` ticks;
     `kv_heads`: how many it caches, where they may be cut apart.
