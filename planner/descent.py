@@ -86,8 +86,8 @@ class Descent:
         return self._canonical(split)
 
     def _canonical(self, split: Split) -> Split:
-        """Blocks that are not shared go by row, unless the user wants otherwise; of two devices that differ in nothing but
-        their names, the earlier one holds more.
+        """Blocks that are not shared go by row unless the user says otherwise; of two devices that differ in name only,
+        the earlier one holds more.
         """
         for block, name, _ in distinct_blocks(split):
             if len(members(block.units)) == 1 and getattr(self.near.request, f"{name}_strategy") != "column":
