@@ -13,9 +13,6 @@ from .memory import Sizes
 from .variables import BlockVariables, Expression, Share, Variant
 from .weight_formats import is_quantised
 
-KIB = 1024
-LANE = 32  # values
-
 
 def add_memory(
     cp: Any,
@@ -25,21 +22,10 @@ def add_memory(
     sizes: Sizes,
     sums: bool,
 ) -> list[Expression]:
-    """KiB of each device, rounded up term by term: bytes are numbers too large for sound linear relaxations.
-
-    `sums`: whether row blocks may be summed in parts, which needs a buffer more; it is counted for every member.
-    """
+    """Bytes of each device. Sums in parts need a buffer more, which is counted for every member of a row block."""
     several = cp.new_bool_var("several")
     cp.add(sum(used) <= 1).only_enforce_if(~several)
-    return [_kib(_device_memory(cp, blocks, layers, used[d], several, sizes, sums, d)) for d in range(len(used))]
-
-
-def _kib(total: Expression) -> Expression:
-    from ortools.sat.python import cp_model_helper
-
-    flat = cp_model_helper.FlatIntExpr(total)
-    terms = (-(-coefficient // KIB) * variable for variable, coefficient in zip(flat.vars, flat.coeffs))
-    return sum(terms) + -(-flat.offset // KIB)
+    return [_device_memory(cp, blocks, layers, used[d], several, sizes, sums, d) for d in range(len(used))]
 
 
 def _device_memory(cp, blocks, layers, used, several, sizes, sums, d) -> Expression:  # type: ignore[no-untyped-def]
@@ -58,16 +44,18 @@ def _device_memory(cp, blocks, layers, used, several, sizes, sums, d) -> Express
                 widest.setdefault(buffer, []).append(width)
     slots = widest.pop("slots", [])
     for widths in widest.values():
-        total += sizes.buffer(LANE) * _maximum(cp, sizes, widths, 1)
-    return total + sizes.slots(LANE) * _maximum(cp, sizes, [m.hidden * used, *slots], several)
+        total += sizes.buffer(1) * _maximum(cp, widths)
+    slot = cp.new_int_var(0, 10**9, "")
+    cp.add(slot >= m.hidden * used).only_enforce_if(several)
+    for width in slots:
+        cp.add(slot >= width).only_enforce_if(several)
+    return total + sizes.slots(1) * slot
 
 
-def _maximum(cp: Any, sizes: Sizes, widths: list[Expression], present: Expression) -> Expression:
-    """The largest width in steps of `LANE` values where `present` is 1."""
-    most = max(2 * sizes.model.mlp, 3 * sizes.attention_width, sizes.model.hidden)
-    largest = cp.new_int_var(0, most // LANE + 1, "")
+def _maximum(cp: Any, widths: list[Expression]) -> Expression:
+    largest = cp.new_int_var(0, 10**9, "")
     for width in widths:
-        cp.add(LANE * largest >= width - most * (1 - present))
+        cp.add(largest >= width)
     return largest
 
 

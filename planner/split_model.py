@@ -12,7 +12,7 @@ from typing import Any
 from .curves import MOST_PIECES, Curve, fit, floors, free_curve
 from .exchanges import Exchanges
 from .memory import Sizes, host_cap
-from .memory_model import KIB, add_memory
+from .memory_model import add_memory
 from .plan import BlockPlan, LayerPlan, Split, members, size
 from .price import Pricer
 from .request import Request
@@ -42,7 +42,7 @@ class SplitModel:
     layer_class: list[int] = field(default_factory=list)
     objective: Any = 0
     devices_used: list[Any] = field(default_factory=list)
-    kib_used: list[Any] = field(default_factory=list)
+    bytes_used: list[Any] = field(default_factory=list)
     error: float = 0.0
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class SplitModel:
             self._add_times()
         sizes = Sizes(model, self.pricer.workload, self.pricer.dtype, self.pricer.cache_dtype)
         counts, sums = Counter(self.layer_class), len(self.caps) > 2
-        self.kib_used = add_memory(self.cp, self.blocks, counts, self.devices_used, sizes, sums)
+        self.bytes_used = add_memory(self.cp, self.blocks, counts, self.devices_used, sizes, sums)
         if self.limited:
             self._limit_memory()
 
@@ -155,11 +155,11 @@ class SplitModel:
 
     def _limit_memory(self) -> None:
         profile = self.pricer.profile
-        for needed, cap in zip(self.kib_used, self.caps):
-            self.cp.add(needed <= cap // KIB)
-        on_host = [n for n, d in zip(self.kib_used, profile.devices) if d.kind == "cpu"]
+        for needed, cap in zip(self.bytes_used, self.caps):
+            self.cp.add(needed <= cap)
+        on_host = [n for n, d in zip(self.bytes_used, profile.devices) if d.kind == "cpu"]
         if on_host:
-            self.cp.add(sum(on_host) <= host_cap(profile) // KIB)
+            self.cp.add(sum(on_host) <= host_cap(profile))
 
     def hint(self, split: Split) -> None:
         """Hints shares and strategies of a split whose layers of one class are alike."""
