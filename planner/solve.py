@@ -25,6 +25,7 @@ from .request import Request
 from .wishes import check_request, completed, given_by_hand, pricer_of
 
 GAP_STEPS = 1000  # a gap is told in whole steps, rounded up
+OPTIMAL_GAP = 0.02  # larger ones are of exchanges that the solver prices too low, and prove nothing worth the name
 
 
 def solve(model: ModelSpec, model_path: str, profile: HardwareProfile, request: Request) -> Plan:
@@ -63,7 +64,7 @@ def _plan(pricer: Pricer, request: Request, caps: tuple[int, ...], choice: Choic
         embedding=split.embedding,
         layers=split.layers,
         head=split.head,
-        status="optimal" if choice.found.proven and not choice.mixed else "feasible",
+        status="optimal" if choice.found.proven and not choice.mixed and gap <= OPTIMAL_GAP else "feasible",
         objective_s=objective_s,
         bound_s=objective_s * (1 - gap),
         gap=gap,

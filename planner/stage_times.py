@@ -213,6 +213,7 @@ class StageTimes:
         pulled, most = pulls
         for busy in ways:
             self.cp.add(time >= busy + pulled - most * (1 - used))
+            self.cp.add(time >= busy)
 
     def _both(self, one: Expression, other: Expression) -> Expression:
         """A literal that may be 1 only where both are; it always makes a plan cheaper, so it will be."""

@@ -15,10 +15,9 @@ from profiles import make_model, make_profile, with_format
 from tpplan.hwprofiles.profile import HardwareProfile
 from tpplan.planner.baselines import split_bytes
 from tpplan.planner.check import check
-from tpplan.planner.errors import Infeasible
 from tpplan.planner.memory import device_caps
 from tpplan.planner.model_spec import ModelSpec, Quant
-from tpplan.planner.plan import Plan, Workload, kv_span, size
+from tpplan.planner.plan import Plan, Workload
 from tpplan.planner.price import Pricer
 from tpplan.planner.request import Request
 from tpplan.planner.solve import solve
