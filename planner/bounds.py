@@ -62,11 +62,8 @@ def least_after_gather(shares: Shares, components: Components, gather: Gather) -
             done += np.nan_to_num((gather.units - wrote) * free, nan=np.inf, posinf=np.inf, neginf=-np.inf)
         enough = (wrote <= gather.units) & (done >= units)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    plain, ragged = (
-        least_ticks(shares, components),
-        [_ragged(shares.by_device, devices, components) for devices in sets],
-    )
-    bounds = zip(sets, plain, low, ragged)
+    ragged = [_ragged(shares.by_device, devices, components) for devices in sets]
+    bounds = zip(sets, least_ticks(shares, components), low, ragged)
     return [least if len(devices) == 1 else max(least, int(t) - less) for devices, least, t, less in bounds]
 
 

@@ -208,7 +208,8 @@ class StageTimes:
         """A duration covers each way of being busy, and the pulls before it where the device takes part.
 
         A device that does not is not busy; the most that it could pull is subtracted then, which keeps the linear
-        relaxation tight where an enforced constraint would have none.
+        relaxation tight where an enforced constraint would have none. Pulls are never negative, but what is left of
+        them is, where a device alone produced and consumes.
         """
         pulled, most = pulls
         for busy in ways:
