@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from .bounds import Gather, least_after_gather, least_ticks
+from .bounds import Gather, least_after_gather, least_of_any_set, least_ticks
 from .exchanges import Exchange, Exchanges
 from .stage_costs import Costs, StageCosts
 from .variables import BlockVariables, Expression, Share, Shares, Variant
@@ -144,7 +144,12 @@ class StageTimes:
         together, or half of each would do. A push may fall away where one device consumes all, a pull where one device
         holds all.
         """
-        for phase, time in enumerate(times if stages[0].shares.sets else ()):
+        if not stages[0].shares.sets:
+            for phase, time in enumerate(times):
+                each = [least_of_any_set(s.shares, (COMPUTE + phase,)) for s in stages]
+                self.cp.add(time >= sum(bound * s.shares.present for bound, s in zip(each, stages)))
+            return
+        for phase, time in enumerate(times):
             skipped = sum(
                 share.largest(stage.pushes[phase]) * sole
                 for stage in stages

@@ -161,4 +161,4 @@ def test_findings_survive_json(tmp_path) -> None:
     plan, found = explained(machine(1.0, 0.6), SHORT, limit_s=0.0)
     assert msgspec.json.decode(msgspec.json.encode(found), type=Explanation) == found
     save_plan(plan, tmp_path / "p.json")
-    assert load_plan(tmp_path / "p.json") == plan
+    assert load_plan(tmp_path / "p.json") == msgspec.structs.replace(plan, solve_s=0.0)
