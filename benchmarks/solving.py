@@ -1,9 +1,9 @@
 """How long planning takes for the 70B shape on 2 to 16 devices: `python benchmarks/solving.py [--machines 2,4]`.
 
 Every run is a process of its own, as a command is; medians are printed. Two moments are timed from the call of `solve`:
-"first plan", when all baselines and all splits by heuristic are made, checked for memory and priced, and the best of them
-is known; "plan", when the plan is there, proven or not, and checked (`solve_s`; OR-Tools is loaded in it). Reading model and
-profile comes before.
+"first plan", when all baselines and all splits by heuristic are made, checked for memory and priced, and the best of
+them is known; "plan", when the plan is there, proven or not, and checked (`solve_s`; OR-Tools is loaded in it). Reading
+model and profile comes before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Run:
-    """What one process saw. `full`: the plan's bytes over what all devices may hold; `digest`: equal for equal splits."""
+    """What one process saw. `full`: the plan's bytes over all caps; `digest`: equal for equal splits."""
 
     first_s: float
     first_slower: float
@@ -44,6 +44,7 @@ class Run:
 def one_run(machine: str, model: str, context: int, limit_s: float) -> Run:
     """Solves once, watching for the first choice among splits that need no solver."""
     import msgspec
+
     from tpplan.hwprofiles.machine import load_hardware
     from tpplan.planner.descent import Descent
     from tpplan.planner.plan import Split, Workload, devices_used
