@@ -1,8 +1,8 @@
 """Which freedom of a plan pays: each one that it uses is taken away, and the best split without it is looked for.
 
 Knows what counts as using a freedom, and how to search without it. A win is more than `TIE` of the objective.
-Where the request can forbid a freedom, the split without it is solved for; otherwise it is the end of exact descents
-from all splits by rule and heuristic, so it may be a little slower than the best there is.
+Where the request can forbid a freedom, the split without it is solved for too; otherwise it is the end of exact descents
+from splits by rule and heuristic, and from a mixture of them where memory is short: perhaps not the best there is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tpplan.planner.descent import Descent
 from tpplan.planner.errors import Infeasible, Undecided
 from tpplan.planner.heuristic import Balancer
 from tpplan.planner.memory import device_caps
+from tpplan.planner.mixtures import Mixer
 from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.neighbours import Neighbourhood
 from tpplan.planner.plan import BlockPlan, LayerPlan, Plan, Range, Split, distinct_layers, members
@@ -135,7 +136,9 @@ def _descended_s(split: Split, case: Case, name: str) -> float | None:
     if not starts:
         return None
     descent = Descent(near, time.perf_counter() + DESCENT_S)
-    ends = [descent.polished(start) for start in sorted(starts, key=descent.price_s)[:2]]
+    best = descent.fastest([descent.polished(start) for start in sorted(starts, key=descent.price_s)[:2]])
+    mixed = [other for other in Mixer(pricer, caps, best).splits() if near.allows(other)]
+    ends = [best, *(descent.polished(other) for other in ([descent.fastest(mixed)] if mixed else []))]
     return min(map(descent.price_s, ends))
 
 
