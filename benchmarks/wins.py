@@ -1,8 +1,8 @@
 """Which freedom of a plan pays: each one that it uses is taken away, and the best split without it is looked for.
 
 Knows what counts as using a freedom, and how to search without it. A win is more than `TIE` of the objective.
-Where the request can forbid a freedom, the split without it is solved for too; otherwise it is the end of exact descents
-from splits by rule and heuristic, and from a mixture of them where memory is short: perhaps not the best there is.
+Where the request can forbid a freedom, the split without it is solved for too; otherwise it is the end of exact
+descents from splits by rule and heuristic, and from a mixture of them where memory is short: perhaps not the best.
 """
 
 from __future__ import annotations
