@@ -58,7 +58,7 @@ def test_shares_add_up() -> None:
 
 
 def test_layers_cost_what_bytes_over_bandwidth_say() -> None:
-    """The 8B model in 8 bits by hand: a tenth at most is added for calls and attention."""
+    """The 8B model in 8 bits by hand: a seventh at most is added for calls and attention."""
     step = REPORTS[1].steps[0]
     found, model = modelled(step, None), step.model
     pricer, caps = _on_three_cards(model)
@@ -68,5 +68,5 @@ def test_layers_cost_what_bytes_over_bandwidth_say() -> None:
     rates = [device.read_bytes_per_s for device in pricer.profile.devices]
     split_s = sum(layers * cap / sum(caps) / rate for cap, rate in zip(caps, rates)) + head / rates[-1]
     alone_s = (layers + head) / rates[0]
-    assert 1.0 < 1 / found.before / split_s < 1.1
-    assert 1.0 < 1 / found.after / alone_s < 1.1
+    assert 1.0 < 1 / found.before / split_s < 1.15
+    assert 1.0 < 1 / found.after / alone_s < 1.15
