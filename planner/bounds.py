@@ -5,6 +5,8 @@ They follow from the cost curves alone; written into the CP-SAT model they save 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .curves import Piece
@@ -15,47 +17,89 @@ Set = tuple[int, ...]
 NEVER = 1 << 61
 
 
-def least_ticks(shares: Shares, components: Components) -> list[int]:
-    """For each of the sets: no way to share all units among exactly its devices brings the slowest below this."""
-    sets = [held for held, _ in shares.sets]
-    if shares.group > 1:
-        return _least_aligned(shares, sets, components)
-    return _least_unaligned(shares.by_device, sets, components)
+@dataclass(frozen=True)
+class Gather:
+    """What a device pulls before a stage: `full` ticks by device, less `saved` for each of the units that it wrote.
+
+    All devices together wrote `units`.
+    """
+
+    full: list[int]
+    saved: list[float]
+    units: int
 
 
-def _least_unaligned(shares: list[Share], sets: list[Set], components: Components) -> list[int]:
+def least_ticks(shares: Shares, components: Components, before: list[int] | None = None) -> list[int]:
+    """For each of the sets: no way to share all units among exactly its devices brings the slowest below this.
+
+    `before`: ticks that each device spends before, where several share the units.
+    """
+    sets, offsets = [held for held, _ in shares.sets], before or [0] * len(shares.by_device)
+    least = _least_aligned if shares.group > 1 else _least_unaligned
+    bounds = least(shares, sets, components, offsets)
+    alone = [_cost(share.whole_piece, share.whole_piece.hi, components) for share in shares.by_device]
+    return [alone[held[0]] if len(held) == 1 else bound for held, bound in zip(sets, bounds)]
+
+
+def least_after_gather(shares: Shares, components: Components, gather: Gather) -> list[int]:
+    """The same where devices pull before what they did not write themselves: who computes little may have written much.
+
+    The linear program of both shares in closed form: within a time, a device must have written what it has no time to
+    pull; every further unit of its own frees time to compute, most where pulls are slow and computing is fast.
+    """
+    sets, units = [held for held, _ in shares.sets], shares.by_device[0].whole_piece.hi
+    held = np.array([[d in devices for d in range(len(shares.by_device))] for devices in sets])
+    full, saved = np.array(gather.full, dtype=float), np.array(gather.saved, dtype=float)
+    each = np.array([_least_each(share, units, components) for share in shares.by_device])
+    free = np.where(held, np.where(each > 0, saved / np.maximum(each, 1e-9), np.inf), 0.0).max(axis=1)
+    low, high = np.zeros(len(sets)), np.full(len(sets), full.max() + each.max() * units)
+    for _ in range(60):
+        middle = (low + high) / 2
+        slack = np.where(held, middle[:, None] - full, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            wrote = np.nan_to_num(np.maximum(-slack, 0) / saved, nan=0.0, posinf=np.inf).sum(axis=1)
+            done = np.nan_to_num(np.maximum(slack, 0) / each, nan=0.0, posinf=np.inf).sum(axis=1)
+            done += np.nan_to_num((gather.units - wrote) * free, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+        enough = (wrote <= gather.units) & (done >= units)
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    plain = least_ticks(shares, components)
+    return [bound if len(devices) == 1 else max(bound, int(t)) for devices, bound, t in zip(sets, plain, low)]
+
+
+def _least_each(share: Share, units: int, components: Components) -> float:
+    """Ticks that a unit takes at least, on average over a share of any size."""
+    costs = _by_units(share, units, components)
+    return float((costs / np.arange(1, len(costs) + 1)).min())
+
+
+def _least_unaligned(shares: Shares, sets: list[Set], components: Components, before: list[int]) -> list[int]:
     """By bisection over what each device does in a time, for all sets at once."""
-    units = shares[0].whole_piece.hi
-    tables = [_least_by_units(share, units, components) for share in shares]
-    held = np.array([[d in devices for d in range(len(shares))] for devices in sets])
-    low = np.array([max(int(tables[d][0]) for d in devices) for devices in sets])
-    high = np.maximum(low, max(int(table[-1]) for table in tables if len(table)))
+    devices, units = shares.by_device, shares.by_device[0].whole_piece.hi
+    tables = [_least_by_units(share, units, components) + offset for share, offset in zip(devices, before)]
+    held = np.array([[d in members for d in range(len(devices))] for members in sets])
+    low = np.array([max(int(tables[d][0]) for d in members) for members in sets])
+    high = np.maximum(low, max(int(table[-1]) for table in tables))
     while (low < high).any():
         middle = (low + high) // 2
         most = np.stack([np.searchsorted(table, middle, side="right") for table in tables], axis=1)
         enough = (most * held).sum(axis=1) >= units
         low, high = np.where(enough, low, np.minimum(middle + 1, high)), np.where(enough, middle, high)
-    alone = [_cost(share.whole_piece, units, components) for share in shares]
-    ragged = [_ragged(shares, devices, components) for devices in sets]
-    bounds = zip(sets, low.tolist(), ragged)
-    return [alone[devices[0]] if len(devices) == 1 else max(0, least - less) for devices, least, less in bounds]
+    return [max(0, least - _ragged(devices, members, components)) for members, least in zip(sets, low.tolist())]
 
 
-def _least_aligned(shares: Shares, sets: list[Set], components: Components) -> list[int]:
+def _least_aligned(shares: Shares, sets: list[Set], components: Components, before: list[int]) -> list[int]:
     """Where KV heads are cut apart, what a share costs depends on where it begins: by dynamic programming over ends.
 
     For a set in device order, [e]: the least for which its devices take the first e units.
     """
     units, group = shares.by_device[0].whole_piece.hi, shares.group
-    tables = [_from_to(share, units, group, components) for share in shares.by_device]
+    tables = [_from_to(share, units, group, components) + offset for share, offset in zip(shares.by_device, before)]
     nobody = np.full(units + 1, NEVER, dtype=np.int64)
     nobody[0] = 0
     found: dict[Set, np.ndarray] = {(): nobody}
     for held in sorted(sets, key=len):
-        before = found[held[:-1]]
-        found[held] = np.maximum(before[:, None], tables[held[-1]]).min(axis=0)
-    alone = [_cost(share.whole_piece, units, components) for share in shares.by_device]
-    return [alone[held[0]] if len(held) == 1 else int(found[held][units]) for held in sets]
+        found[held] = np.maximum(found[held[:-1]][:, None], tables[held[-1]]).min(axis=0)
+    return [int(found[held][units]) for held in sets]
 
 
 def _from_to(share: Share, units: int, group: int, components: Components) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .baselines import proportional_split
-from .descent import Descent
+from .descent import NEAR_ENOUGH, Descent
 from .heuristic import Balancer
 from .infeasible import fitting_split, refusal
 from .mixtures import Mixer
@@ -19,7 +19,7 @@ from .request import Request
 from .search import CLOSE_ENOUGH, Found, fastest_split
 from .stage_costs import StageCosts
 
-FOUND_BY_SOLVER = "the split is the solver's"
+FOUND_BY_SOLVER = "the split is the solver's, its shares polished by exact prices"
 FOUND_BY_DESCENT = "the split was found by exact descent, and the solver found none that is faster by more than 0.1 %"
 FOUND_BY_MIXING = "layers are cut in several ways, since memory is short: no single way found is as fast"
 
@@ -49,6 +49,7 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
     starts = [split for split in dict.fromkeys(starts) if descent.near.allows(split)]
     starts = starts or [_any_split(pricer, request, caps)]
 
+    starts = list(map(descent.summed, starts))
     alike = [split for split in starts if not is_mixed(pricer, split)] or [_any_split(pricer, request, caps)]
     near = descent.polished(descent.fastest(alike))
     found = fastest_split(pricer, request, caps, near, solver_deadline)
@@ -63,7 +64,8 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
     mixed += [split for split in Mixer(pricer, caps, best).splits() if descent.near.allows(split)]
     for split in [descent.fastest(mixed)] if mixed else []:
         close = descent.price_s(split) < WORTH_A_DESCENT * descent.price_s(best)
-        if close and descent.price_s(other := descent.polished(split)) < descent.price_s(best):
+        worth_it_s = descent.price_s(best) * (1 - NEAR_ENOUGH)
+        if close and descent.price_s(other := descent.polished(split)) < worth_it_s:
             source, best = FOUND_BY_MIXING, other
     best = descent.simplest(best, balancer)
     if is_mixed(pricer, best):

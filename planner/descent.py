@@ -12,9 +12,10 @@ from math import log2
 
 from .baselines import split_bytes
 from .heuristic import Balancer
+from .memory import distinct_blocks
 from .neighbours import Neighbourhood
 from .plan import BlockPlan, Split, devices_used, members, size
-from .sums import with_best_sums
+from .sums import exchanged, with_best_sums
 
 BETTER = 1e-6  # relative; prices closer than that are equal, and the lower peak of memory counts
 NEAR_ENOUGH = 0.005  # plans this close count as equal, and the simpler one is preferred
@@ -45,16 +46,17 @@ class Descent:
 
         `reshape`: strategies and members of blocks may change.
         """
-        improved = True
+        split, improved = self.summed(split), True
         while improved and not self.over:
             improved = False
             for part in self.near.parts(split):
                 for option in self.near.promising(split, part, reshape):
                     if not self.over and self._better(option, split):
                         split, improved = option, True
-        return self._summed(split)
+        return self.summed(split)
 
-    def _summed(self, split: Split) -> Split:
+    def summed(self, split: Split) -> Split:
+        """With the fastest ways of summing."""
         return with_best_sums(self.near.pricer, split, self.near.allows)
 
     def _better(self, split: Split, other: Split) -> bool:
@@ -84,7 +86,12 @@ class Descent:
         return self._canonical(split)
 
     def _canonical(self, split: Split) -> Split:
-        """Of two devices that differ in nothing but their names, the earlier one holds more."""
+        """Blocks that are not shared go by row, unless the user wants otherwise; of two devices that differ in nothing but
+        their names, the earlier one holds more.
+        """
+        for block, name, _ in distinct_blocks(split):
+            if len(members(block.units)) == 1 and getattr(self.near.request, f"{name}_strategy") != "column":
+                split = exchanged(split, name, block, BlockPlan("row", block.units))
         for option in self.near.swapped(split):
             no_slower = self.price_s(option) <= (1 + BETTER) * self.price_s(split)
             if no_slower and self.near.allows(option) and _early(option) > _early(split):

@@ -6,10 +6,11 @@ the producers; elsewhere, and with numbers of devices alone, no plan pulls for l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .plan import members
+from .plan import members, size
 from .stage_costs import NOTHING, Costs, StageCosts
 from .sums import SumWays
 from .variables import BlockVariables, Expression, Shares, Variant
@@ -24,6 +25,8 @@ class Exchange:
 
     `pulls`: what each set of producers costs. `least`: a bound on what is left of that once a consumer has its own
     slices. `own`: units that a device pulls from nobody, with what each saves. `sole_producer`: literals by device.
+    `gathers`: for each column variant, a literal of being gathered from several, what all costs at least, what an
+    own unit saves, units. `sums`: for each row variant and number of producers, a literal of no fewer, the least cost.
     `pulled`: variables made for the ticks of `pulls` by device and phase, -1 for `least`.
     """
 
@@ -31,6 +34,8 @@ class Exchange:
     least: Pulls
     own: list[tuple[list[Expression], list[Costs]]]
     sole_producer: list[Expression]
+    gathers: list[tuple[Expression, list[Costs], list[Costs], int]] = field(default_factory=list)
+    sums: list[tuple[Expression, list[Costs]]] = field(default_factory=list)
     pulled: dict[tuple[int, int], Any] = field(default_factory=dict)
 
 
@@ -63,6 +68,7 @@ class Exchanges:
                 sums = [(literal, self._summed(held)) for held, literal in self._sets(v.inputs)]
                 exchange.pulls += sums
                 exchange.least += sums
+                exchange.sums += self._by_number(v.inputs)
                 continue
             self._gather(exchange, v.outputs, self.hidden)
             alone = [(s.whole, self._sliced((d,), self.hidden)) for d, s in enumerate(v.inputs.by_device)]
@@ -83,7 +89,20 @@ class Exchanges:
         exchange.pulls += [(literal, self._sliced(held, width)) for held, literal in sets]
         exchange.least += [(literal, self._sliced(held, unit)) for held, literal in sets]
         units = [sum(amount for _, _, amount in share.pieces) for share in shares.by_device]
-        exchange.own.append((units, [self._saved(d, width, unit) for d in self.devices]))
+        saved = [self._saved(d, width, unit) for d in self.devices]
+        exchange.own.append((units, saved))
+        several = [self._sliced(held, width) for held, _ in sets if len(held) > 1]
+        if several:
+            gathered = sum(literal for held, literal in sets if len(held) > 1)
+            exchange.gathers.append((gathered, [_least(each) for each in zip(*several)], saved, dimension.count))
+
+    def _by_number(self, shares: Shares) -> list[tuple[Expression, list[Costs]]]:
+        """What consumers pay at least for the sums of so many producers or more."""
+        found, sets = [], self._sets(shares)
+        for number in range(2, len(self.devices) + 1) if shares.sets else ():
+            costs = [self._summed(held) for held, _ in sets if len(held) >= number]
+            found.append((sum(shares.counts[number - 1 :]), [_least(each) for each in zip(*costs)]))
+        return found
 
     def _sets(self, shares: Shares) -> list[tuple[Set, Expression]]:
         """Every set of producers with its literal; with many devices a number of several of them stands for all sets of
@@ -115,13 +134,13 @@ class Exchanges:
 
     def _cheapest(self, d: int, producers: Set) -> Costs:
         options = [self.costs.pull(d, producers, self.hidden, "sum", alone=len(producers) == 1)]
+        linked = self.costs.pricer.profile.devices[d].link is not None
         for sums in self.ways.ways(producers):
-            middle, last = (
-                self.ways.middle_costs(sums, producers),
-                self.costs.pull(d, members(sums), self.hidden, "concat"),
-            )
+            middle = self.costs.weighted(self.ways.middle_costs(sums, producers))
+            others = self.hidden - (size(sums[d]) if linked else 0)
+            last = self.costs.pull(d, members(sums), others, "concat")
             options.append(tuple(a + b for a, b in zip(middle, last)))  # type: ignore[arg-type]
-        return tuple(min(each) for each in zip(*options))  # type: ignore[return-value]
+        return _least(options)
 
     def _saved(self, d: int, width: int, unit: int) -> Costs:
         """What a unit of its own saves a device with a link; others copy their own slices too."""
@@ -138,4 +157,11 @@ class Exchanges:
 
         pulls, least = ([(lit, late(c)) for lit, c in each] for each in (exchange.pulls, exchange.least))
         own = [(units, late(each)) for units, each in exchange.own]
-        return Exchange(pulls, least, own, exchange.sole_producer)
+        gathers = [(lit, late(full), late(saved), units) for lit, full, saved, units in exchange.gathers]
+        sums = [(lit, late(costs)) for lit, costs in exchange.sums]
+        return Exchange(pulls, least, own, exchange.sole_producer, gathers, sums)
+
+
+def _least(options: Iterable[Costs]) -> Costs:
+    """The least of each component."""
+    return tuple(min(each) for each in zip(*options))  # type: ignore[return-value]

@@ -18,6 +18,7 @@ from .plan import BlockPlan, LayerPlan, Range, Split
 from .price import Pricer
 from .stage_costs import Costs, StageCosts
 from .steps import Block
+from .sums import SumWays
 from .units import Units
 
 SAMPLES = 12
@@ -69,8 +70,20 @@ class Balancer:
 
     def _layer_s(self, held: Devices) -> float:
         """Seconds of a layer's two stages, for the whole workload; infinite where memory is too small."""
+        if not held:
+            return np.inf
         spans = [(name, self._shares(name, held)) for name in ("attention", "mlp")]
-        return sum(np.inf if s is None else self._slowest_s(name, s) for name, s in spans) if held else np.inf
+        return 2 * self._exchange_s(held) + sum(np.inf if s is None else self._slowest_s(name, s) for name, s in spans)
+
+    def _exchange_s(self, held: Devices) -> float:
+        """An all-reduce among them, for the whole workload."""
+        work, sums = self.pricer.workload, self._ways.best(held)
+        (decode_s, _), (_, prefill_s) = (self._ways.exchange_costs(held, way) for way in sums)
+        return work.new_tokens * decode_s + work.batch * prefill_s if len(held) > 1 else 0.0
+
+    @cached_property
+    def _ways(self) -> SumWays:
+        return SumWays(self.pricer)
 
     def _slowest_s(self, name: str, spans: tuple[Range, ...]) -> float:
         unit = self.costs.units(name).unit  # type: ignore[arg-type]
@@ -121,8 +134,7 @@ class Balancer:
     def _table(self, costs: Callable[[int], Costs], count: int) -> np.ndarray:
         """[u]: weighted seconds of u units, rising, between samples by straight lines."""
         at = sorted({max(1, round(count * i / SAMPLES)) for i in range(SAMPLES + 1)})
-        work = self.pricer.workload
-        seconds = [work.new_tokens * (c[0] + c[2]) + work.batch * (c[1] + c[3]) for c in map(costs, at)]
+        seconds = [sum(c[:4]) for c in map(costs, at)]
         return np.maximum.accumulate(np.interp(np.arange(count + 1), [0, *at], [0.0, *seconds]))
 
 

@@ -19,7 +19,7 @@ from .plan import BlockPlan, LayerPlan, Range, Split, distinct_layers, members, 
 from .price import Pricer
 from .request import Request
 from .stage_costs import StageCosts
-from .sums import exchanged
+from .sums import SumWays, exchanged
 from .units import Units, proportional
 from .wishes import obeys
 
@@ -37,6 +37,10 @@ class Neighbourhood:
     pricer: Pricer
     request: Request
     caps: tuple[int, ...]
+
+    @cached_property
+    def ways(self) -> SumWays:
+        return SumWays(self.pricer)
 
     @cached_property
     def costs(self) -> StageCosts:
@@ -150,9 +154,9 @@ class Neighbourhood:
             held = -(-size(span) // units.unit)
             costs = self.costs.share(layer, name, block.strategy, d, held, alone=False) if held else (0.0,) * 5
             loads.append((costs[0] + costs[2], costs[1] + costs[3]))
-        holders, new = members(block.units), self.pricer.workload.new_tokens
+        holders = members(block.units)
         busy = {max(holders, key=lambda d: loads[d][phase]) for phase in (0, 1)}
-        idle = sorted(range(len(loads)), key=lambda d: new * loads[d][0] + loads[d][1])[:RECEIVERS]
+        idle = sorted(range(len(loads)), key=lambda d: sum(loads[d]))[:RECEIVERS]
         return tuple(sorted(busy)), tuple(idle)
 
     def _moved(
@@ -178,7 +182,7 @@ class Neighbourhood:
     def _flipped(self, block: BlockPlan) -> Iterator[BlockPlan]:
         """The other strategy; columns go by units, or by how fast a device reads."""
         if block.strategy == "column":
-            yield BlockPlan("row", block.units)
+            yield self._with_units(BlockPlan("row", block.units), block.units)
             return
         yield self._with_units(BlockPlan("column", block.units), block.units)
         speeds = [d.read_bytes_per_s * (size(span) > 0) for d, span in zip(self.pricer.profile.devices, block.units)]
@@ -195,9 +199,9 @@ class Neighbourhood:
                 yield with_swap(split, a, b, units)
 
     def _with_units(self, block: BlockPlan, spans: tuple[Range, ...]) -> BlockPlan:
-        """Under column, outputs stay where they may, else follow the units."""
+        """Under row, sums go the fastest way; under column, outputs stay where they may, or follow the units."""
         if block.strategy == "row":
-            return BlockPlan("row", spans)
+            return BlockPlan("row", spans, (), *self.ways.best(members(spans)))
         outputs = block.outputs
         if not outputs or not set(members(outputs)) <= set(members(spans)):
             outputs = self.costs.hidden.spans(proportional(self.costs.hidden.count, [size(span) for span in spans]))

@@ -92,8 +92,7 @@ def _space(choice: Choice, request: Request) -> str:
 
 def _source(choice: Choice, request: Request) -> str:
     by_hand = _by_hand_words(request, "for the rest ")
-    proof = "proven fastest of its space" if choice.found.proven else "the fastest found in the time given"
-    return f"{by_hand}{choice.source}" + ("" if choice.mixed else f", {proof}")
+    return f"{by_hand}{choice.source}"
 
 
 def _by_hand_words(request: Request, rest: str) -> str:

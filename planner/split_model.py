@@ -20,7 +20,7 @@ from .stage_costs import NOTHING, StageCosts
 from .stage_times import StageTimes
 from .variables import BlockVariables, Shares, Variant, add_spares, hint_shares, hint_spares, make_shares
 
-OBJECTIVE_TICKS = 10**10  # 10**12 made OR-Tools 9.15 hang or abort now and then
+OBJECTIVE_TICKS = 10**8  # 10**12 made OR-Tools 9.15 hang or abort now and then; beyond 10**9 its linear bounds are weak
 
 
 @dataclass
@@ -144,14 +144,14 @@ class SplitModel:
         for c in self.layer_class:
             sequence += [("attention", c), ("mlp", c)]
         sequence.append(("head", -1))
-        times = StageTimes(self.cp, self.costs, Exchanges(self.costs), self.tick_s, (new, batch))
+        times = StageTimes(self.cp, self.costs, Exchanges(self.costs), self.tick_s)
         total = times.embedding(self.blocks["embed", -1], self.blocks[sequence[1]])
         places = Counter(zip(sequence, sequence[1:], sequence[2:]))
         for (before, here, after), count in places.items():
             total += count * times.block(before, here, after, self.blocks)
         total += times.head(self.blocks[sequence[-2]], self.blocks["head", -1])
         passes = new + batch * sum(chunk.count for chunk in self.pricer.chunks)
-        self.objective = total + passes * times.overhead(self.devices_used)
+        self.objective = total + times.overhead(self.devices_used, passes)
 
     def _limit_memory(self) -> None:
         profile = self.pricer.profile
@@ -160,15 +160,6 @@ class SplitModel:
         on_host = [n for n, d in zip(self.bytes_used, profile.devices) if d.kind == "cpu"]
         if on_host:
             self.cp.add(sum(on_host) <= host_cap(profile))
-
-    def collectives(self) -> Any:
-        """Blocks that several devices share, column twice, as often as there are layers of the class."""
-        counts, total = Counter(self.layer_class), 0
-        for (_, layer), block in self.blocks.items():
-            for v in block.variants:
-                times = 2 if v.outputs else 1
-                total += counts.get(layer, 1) * times * (v.inputs.present - v.inputs.single)
-        return total
 
     def hint(self, split: Split) -> None:
         """Hints shares and strategies of a split whose layers of one class are alike."""

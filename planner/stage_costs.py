@@ -16,7 +16,8 @@ from .steps import Block, Kind, Step
 from .units import Units
 from .weight_formats import mlp_unit
 
-# Seconds: compute in decode and prefill; pushes in decode, in all chunks of prefill, in its last chunk.
+# Seconds of the whole workload, all new tokens and all prompts: compute in decode and prefill; pushes in decode, in all
+# chunks of prefill, in its last chunk.
 Costs = tuple[float, float, float, float, float]
 NOTHING: Costs = (0.0,) * 5
 
@@ -29,7 +30,7 @@ def less(costs: Costs, other: Costs, times: float = 1.0) -> Costs:
 
 @dataclass(frozen=True)
 class StageCosts:
-    """Prices stages on single devices in seconds; prefill sums all chunks of a prompt.
+    """Prices stages on single devices in seconds of the whole workload, as often as a layer has them.
 
     `replicate_kv`: attention is cut by query heads; costs are then those of a share without any KV head that another
     device caches too, and `replica` is what one more of those costs.
@@ -190,7 +191,12 @@ class StageCosts:
                     b.add(d, Kind.PUSH, "push", width, width)
                     last = self.pricer.cost.step_s(b.steps[-1])
                     push[phase] += chunk.count * last
-        return compute[0], compute[1], push[0], push[1], last
+        return self.weighted((compute[0], compute[1], push[0], push[1], last))
+
+    def weighted(self, costs: Costs) -> Costs:
+        """A decode step's costs as often as there are new tokens, a prompt's as often as there are sequences."""
+        new, batch = self.pricer.workload.new_tokens, self.pricer.workload.batch
+        return new * costs[0], batch * costs[1], new * costs[2], batch * costs[3], batch * costs[4]
 
     def seconds(self, steps: list[Step]) -> float:
         """Of steps one after the other."""

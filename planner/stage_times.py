@@ -6,11 +6,12 @@ lasts as long as its slowest device's pulls, compute and pushes. What exchanges 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from .bounds import least_ticks
+from .bounds import Gather, least_after_gather, least_ticks
 from .exchanges import Exchange, Exchanges
 from .stage_costs import Costs, StageCosts
 from .variables import BlockVariables, Expression, Share, Shares, Variant
@@ -18,18 +19,35 @@ from .variables import BlockVariables, Expression, Share, Shares, Variant
 COMPUTE, PUSH, LAST_PUSH = 0, 2, 4  # components of `Costs`; prefill's follow decode's
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Shares of a stage under one strategy, the components of its pushes by phase, a literal of one device alone
+    consuming what it pushes.
+    """
+
+    shares: Shares
+    pushes: tuple[int, int]
+    sole_consumer: Expression
+
+    def components(self, phase: int) -> tuple[int, int]:
+        return COMPUTE + phase, self.pushes[phase]
+
+
 @dataclass
 class StageTimes:
-    """Adds a duration per stage and phase; `weights`: what a decode pass and a prefill count in the objective."""
+    """Adds a duration per stage and phase, in ticks of the objective: each as often as a layer's stages are run."""
 
     cp: Any
     costs: StageCosts
     exchanges: Exchanges
     tick_s: float
-    weights: tuple[int, int]
+
+    @property
+    def devices(self) -> range:
+        return range(len(self.costs.pricer.profile.devices))
 
     def embedding(self, embed: BlockVariables, first: BlockVariables) -> Expression:
-        """Ticks from the token ids to the pushed hidden states, both phases weighted."""
+        """Ticks from the token ids to the pushed hidden states, both phases."""
         total = 0
         shares = embed.variants[0].inputs
         fixed = [
@@ -44,29 +62,33 @@ class StageTimes:
                 busy = (shared[phase] + shared[push]) * some + (alone[phase] + alone[push]) * share.whole
                 self.cp.add(time >= busy - max(shared[push], alone[push]) * skip)
                 self.cp.add(time >= shared[phase] * some + alone[phase] * share.whole)
-            total += self.weights[phase] * time
+            total += time
         return total
 
     def block(self, before: Any, here: Any, after: Any, blocks: dict[Any, BlockVariables]) -> Expression:
         """Ticks of one block between two neighbours: one stage under row, two under column."""
-        block, last = blocks[here], after[0] == "head"
+        block, following, last = blocks[here], blocks[after], after[0] == "head"
         exchange = self.exchanges.after(blocks[before], False)
         firsts, seconds = [self._duration(), self._duration()], [self._duration(), self._duration()]
         pushes = PUSH, LAST_PUSH if last else PUSH + 1
+        followers = sum(following.sole(d) for d in self.devices)
+        stages = []
         for v in block.variants:
-            for phase, (first, second, push) in enumerate(zip(firsts, seconds, pushes)):
-                if v.outputs is None:
-                    self._row_stage(first, v, here[0], exchange, blocks[after], phase, push)
-                else:
-                    self._column_stages((first, second), v, here, exchange, blocks[after], phase, push)
-            followers = sum(blocks[after].sole(d) for d in range(len(v.inputs.by_device)))
             if v.outputs is None:
-                self._bound(firsts, v.inputs, exchange, followers, pushes)
-            else:
-                gather = self.exchanges.inputs(here[0], v)
-                self._bound(firsts, v.inputs, exchange, v.outputs.single, (PUSH, PUSH + 1))
-                self._bound(seconds, v.outputs, gather, followers, pushes)
-        return sum(w * (first + second) for w, first, second in zip(self.weights, firsts, seconds))
+                stages.append(Stage(v.inputs, pushes, followers))
+                continue
+            stages.append(Stage(v.inputs, (PUSH, PUSH + 1), v.outputs.single))
+            gather, second = self.exchanges.inputs(here[0], v), Stage(v.outputs, pushes, followers)
+            for phase, time in enumerate(seconds):
+                self._second_stage(time, v, here, gather, following, phase, pushes[phase])
+            self._bound(seconds, [second], gather)
+        for phase, time in enumerate(firsts):
+            for d in self.devices:
+                ways = [self._first_ways(v, here[0], following, phase, pushes[phase], d) for v in block.variants]
+                pulls = self._pulls(exchange, d, phase, block.sole(d))
+                self._at_least(time, [sum(each) for each in zip(*ways)], pulls, block.used(d))
+        self._bound(firsts, stages, exchange)
+        return sum(firsts) + sum(seconds)
 
     def head(self, before: BlockVariables, head: BlockVariables) -> Expression:
         exchange, times = self.exchanges.after(before, True), [self._duration(), self._duration()]
@@ -74,61 +96,85 @@ class StageTimes:
         for phase, time in enumerate(times):
             for d, share in enumerate(shares.by_device):
                 self._at_least(time, [share.cost(phase)], self._pulls(exchange, d, phase, head.sole(d)), share.used)
-        self._bound(times, shares, exchange, 0, (PUSH, PUSH + 1))
-        return sum(w * time for w, time in zip(self.weights, times))
+        self._bound(times, [Stage(shares, (PUSH, PUSH + 1), 0)], exchange)
+        return sum(times)
 
-    def overhead(self, used: list[Expression]) -> Expression:
-        """Ticks of the largest fixed cost of a pass among devices in use."""
+    def overhead(self, used: list[Expression], passes: int) -> Expression:
+        """Ticks of the largest fixed cost of a pass among devices in use, for all passes."""
         time = self._duration()
         for device, literal in zip(self.costs.pricer.profile.devices, used):
-            self.cp.add(time >= ceil(device.step_overhead_s / self.tick_s) * literal)
+            self.cp.add(time >= ceil(passes * device.step_overhead_s / self.tick_s) * literal)
         return time
 
-    def _row_stage(
-        self, time: Any, v: Variant, name: Any, exchange: Exchange, after: BlockVariables, phase: int, push: int
-    ) -> None:
-        earlier: Expression = 0
-        for d, share in enumerate(v.inputs.by_device):
-            shared = self._ticks(self.costs.residual(name, d, False))[phase]
-            alone = self._ticks(self.costs.residual(name, d, True))[phase]
-            first = self.cp.new_bool_var("")
-            self.cp.add(first >= share.used - share.whole - earlier)
-            earlier += share.used
-            compute = share.cost(phase) + shared * first + alone * share.whole
-            ways = [compute, compute + self._pushed(share, push, after.sole(d))]
-            self._at_least(time, ways, self._pulls(exchange, d, phase, v.inputs.by_device[d].whole), share.used)
+    def _first_ways(
+        self, v: Variant, name: Any, after: BlockVariables, phase: int, push: int, d: int
+    ) -> tuple[Expression, Expression]:
+        """How long device `d` is busy at least, without and with its push: up to the partial sums under row, up to the
+        inputs of the output projection under column; nothing where the block has the other strategy.
+        """
+        share = v.inputs.by_device[d]
+        if v.outputs is not None:
+            compute = share.cost(phase)
+            return compute, compute + self._pushed(share, PUSH + phase, v.outputs.by_device[d].whole)
+        shared, alone = (self._ticks(self.costs.residual(name, d, alone))[phase] for alone in (False, True))
+        earlier = sum(other.used for other in v.inputs.by_device[:d])
+        first = self.cp.new_bool_var("")
+        self.cp.add(first >= share.used - share.whole - earlier)
+        compute = share.cost(phase) + shared * first + alone * share.whole
+        return compute, compute + self._pushed(share, push, after.sole(d))
 
-    def _column_stages(
-        self, times: Any, v: Variant, here: Any, exchange: Exchange, after: BlockVariables, phase: int, push: int
+    def _second_stage(
+        self, time: Any, v: Variant, here: Any, gather: Exchange, after: BlockVariables, phase: int, push: int
     ) -> None:
-        """Inputs gathered by the writers, then their slices by the next block; one member alone does both in place."""
+        """Inputs gathered by the writers, then their slices; one member alone does both in place."""
         assert v.outputs is not None
-        (name, layer), (first, second) = here, times
-        gather = self.exchanges.inputs(name, v)
+        name, layer = here
         for d, (share, out) in enumerate(zip(v.inputs.by_device, v.outputs.by_device)):
-            ways = [share.cost(phase), share.cost(phase) + self._pushed(share, PUSH + phase, out.whole)]
-            self._at_least(first, ways, self._pulls(exchange, d, phase, share.whole), share.used)
             ways = [out.cost(phase), out.cost(phase) + self._pushed(out, push, after.sole(d))]
-            self._at_least(second, ways, self._pulls(gather, d, phase, 0), out.used)
+            self._at_least(time, ways, self._pulls(gather, d, phase, 0), out.used)
             alone = self._ticks(self.costs.outputs(layer, name, d, self.costs.hidden.count, True))
             skip = self._both(share.whole, after.sole(d))
-            self.cp.add(second >= (alone[phase] + alone[push]) * share.whole - alone[push] * skip)
+            self.cp.add(time >= (alone[phase] + alone[push]) * share.whole - alone[push] * skip)
 
-    def _bound(
-        self, times: list[Any], shares: Shares, exchange: Exchange, sole_consumer: Expression, pushes: tuple[int, int]
-    ) -> None:
+    def _bound(self, times: list[Any], stages: list[Stage], exchange: Exchange) -> None:
         """What each device set needs at least, in decode and in prefill.
 
-        Implied by the other constraints, but far from implied by their linear relaxation. A push may fall away where
-        one device consumes all, a pull where one device holds all.
+        Implied by the other constraints, but far from implied by their linear relaxation; `stages` are all strategies'
+        together, or half of each would do. A push may fall away where one device consumes all, a pull where one device
+        holds all.
         """
-        for phase, time in enumerate(times if shares.sets else ()):
-            bounds = least_ticks(shares, (COMPUTE + phase, pushes[phase]))
-            least = sum(bound * literal for bound, (_, literal) in zip(bounds, shares.sets))
-            push = max(share.largest(pushes[phase]) for share in shares.by_device)
+        for phase, time in enumerate(times if stages[0].shares.sets else ()):
+            skipped = sum(
+                max(share.largest(stage.pushes[phase]) for share in stage.shares.by_device) * stage.sole_consumer
+                for stage in stages
+            )
+            present, single = (sum(getattr(s.shares, name) for s in stages) for name in ("present", "single"))
             pulled, most = self._least_pull(exchange, phase)
-            self.cp.add(time >= least + pulled - most * (1 - shares.present + shares.single) - push * sole_consumer)
-            self.cp.add(time >= least - push * sole_consumer)
+            least = self._by_set(stages, [least_ticks(s.shares, s.components(phase)) for s in stages])
+            self.cp.add(time >= least + pulled - most * (1 - present + single) - skipped)
+            self.cp.add(time >= least - skipped)
+            for literal, bounds in self._joint_bounds(stages, exchange, phase):
+                joint = self._by_set(stages, bounds)
+                self.cp.add(time >= joint - max(map(max, bounds)) * (1 - literal) - skipped)
+
+    def _by_set(self, stages: list[Stage], bounds: list[list[int]]) -> Expression:
+        return sum(
+            bound * literal
+            for stage, each in zip(stages, bounds)
+            for bound, (_, literal) in zip(each, stage.shares.sets)
+        )
+
+    def _joint_bounds(
+        self, stages: list[Stage], exchange: Exchange, phase: int
+    ) -> Iterator[tuple[Expression, list[list[int]]]]:
+        """Bounds by set that hold where a literal does: pulls and compute of a device together."""
+        for literal, full, saved, units in exchange.gathers:
+            ticks = [int(c[phase] / self.tick_s) for c in full]
+            gather = Gather(ticks, [c[phase] / self.tick_s for c in saved], units)
+            yield literal, [least_after_gather(s.shares, s.components(phase), gather) for s in stages]
+        for literal, costs in exchange.sums:
+            before = [int(c[phase] / self.tick_s) for c in costs]
+            yield literal, [least_ticks(s.shares, s.components(phase), before) for s in stages]
 
     def _pushed(self, share: Share, push: int, sole_consumer: Expression) -> Expression:
         """Push ticks of a share; nothing where its device is the only consumer."""

@@ -11,8 +11,12 @@ from .plan import SCHEMA_VERSION, Plan
 
 
 def save_plan(plan: Plan, path: str | Path) -> None:
-    """Writes `plan` as JSON; OSError if that cannot be done."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
+    """Writes `plan` as JSON, without the time that its solve took, so that the same input gives the same bytes.
+
+    OSError if that cannot be done.
+    """
+    lasting = msgspec.structs.replace(plan, solve_s=0.0)
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(lasting), indent=1) + b"\n")
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -28,6 +28,7 @@ class SumWays:
     pricer: Pricer
     _shares: dict[tuple[int, ...], Sums] = field(default_factory=dict)
     _columns: dict[tuple[int, int], float] = field(default_factory=dict)
+    _best: dict[tuple[int, ...], tuple[Sums, Sums]] = field(default_factory=dict)
     _middles: dict[tuple[Sums, tuple[int, ...]], Costs] = field(default_factory=dict)
 
     def ways(self, producers: tuple[int, ...]) -> Iterator[Sums]:
@@ -38,6 +39,35 @@ class SumWays:
         for d, device in enumerate(devices):
             if device.kind == "cpu" and len(producers) > 1:
                 yield self._spans({d: 1.0})
+
+    def best(self, producers: tuple[int, ...]) -> tuple[Sums, Sums]:
+        """The fastest way for decode and for prefill where the producers are the consumers."""
+        if producers not in self._best:
+            ways: list[Sums] = [(), *self.ways(producers)] if len(producers) > 1 else [()]
+            costs = [self.exchange_costs(producers, sums) for sums in ways]
+            decode, prefill = (ways[min(range(len(ways)), key=lambda i: costs[i][phase])] for phase in (0, 1))
+            self._best[producers] = decode, prefill
+        return self._best[producers]
+
+    def exchange_costs(self, producers: tuple[int, ...], sums: Sums) -> tuple[float, float]:
+        """Seconds from the parts of `producers` to their sum at the slowest of them: of a decode step, of a prompt."""
+        middle = self.middle_costs(sums, producers) if sums else (0.0,) * 5
+        slices, combine = (members(sums), "concat") if sums else (producers, "sum")
+        pulls = [self._pull_costs(d, slices, combine) for d in producers]
+        return max(p[0] for p in pulls) + middle[0], max(p[1] for p in pulls) + middle[1]
+
+    def _pull_costs(self, d: int, slices: tuple[int, ...], combine: str) -> tuple[float, float]:
+        hidden, totals = self.pricer.model.hidden, []
+        wide = hidden if combine == "sum" else hidden / len(slices)
+        for phase in PHASES:
+            total_s = 0.0
+            for chunk in self.pricer.phase_chunks(phase):
+                b = self._builder(chunk.rows, chunk.context, phase)
+                more = {"peers": slices, "widths": (wide,) * len(slices), "combine": combine}
+                b.add(d, Kind.PULL, "pull_hidden", hidden, hidden, **more)
+                total_s += chunk.count * self.pricer.cost.step_s(b.steps[0])
+            totals.append(total_s)
+        return totals[0], totals[1]
 
     def in_parts(self, producers: tuple[int, ...]) -> Sums:
         """Hidden columns for each producer, in proportion to how fast its link moves what a column takes."""
