@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -27,9 +28,11 @@ from tpplan.planner.plan import BlockPlan, LayerPlan, Plan, Range, Split, distin
 from tpplan.planner.price import Pricer
 from tpplan.planner.request import Request
 from tpplan.planner.solve import solve
+from tpplan.planner.sums import SumWays
 from tpplan.planner.wishes import completed, pricer_of
 
 TIE = 0.005
+PARTS, LONE = "sums in parts", "sums on the CPU"
 DESCENT_S = 5.0
 FORBIDDEN = {  # what a request says to do without
     "column": {"attention_strategy": "row", "mlp_strategy": "row"},
@@ -90,17 +93,34 @@ USES: dict[str, Uses] = {
     ),
     "other devices for the head than layers": lambda split, _: set(members(split.head)) != _in_layers(split),
     "a device left out of all layers": lambda split, case: len(_in_layers(split)) < len(case.profile.devices),
-    "sums in parts": lambda split, _: any(len(members(sums)) > 1 for sums in _sums(split)),
-    "sums on the CPU": lambda split, _: any(len(members(sums)) == 1 for sums in _sums(split)),
+    PARTS: lambda split, _: any(len(members(sums)) > 1 for sums in _sums(split)),
+    LONE: lambda split, _: any(len(members(sums)) == 1 for sums in _sums(split)),
     "layers cut in several ways": lambda split, case: is_mixed(case.pricer, split),
 }
+
+
+@dataclass(frozen=True)
+class FewerWays(SumWays):
+    """Ways of summing without those in parts, or without those on one device. `lone`: which of the two are kept."""
+
+    lone: bool = True
+
+    def ways(self, producers: tuple[int, ...]) -> Iterator[tuple[Range, ...]]:
+        return (sums for sums in super().ways(producers) if (len(members(sums)) == 1) == self.lone)
 
 
 @dataclass(frozen=True)
 class Without(Neighbourhood):
     """Splits that do not use a freedom."""
 
-    uses: Callable[[Split], bool] = bool
+    name: str
+    uses: Callable[[Split], bool]
+
+    @cached_property
+    def ways(self) -> SumWays:
+        if self.name in (PARTS, LONE):
+            return FewerWays(self.pricer, lone=self.name == PARTS)
+        return SumWays(self.pricer)
 
     def allows(self, split: Split) -> bool:
         return not self.uses(split) and super().allows(split)
@@ -131,7 +151,7 @@ def _solved_s(case: Case, changes: dict[str, object]) -> float | None:
 def _descended_s(split: Split, case: Case, name: str) -> float | None:
     """The objective of the best split that exact descents find without a freedom; None where no start does without."""
     pricer, caps = case.pricer, case.caps
-    near = Without(pricer, case.request, caps, lambda other: USES[name](other, case))
+    near = Without(pricer, case.request, caps, name, lambda other: USES[name](other, case))
     starts = [other for other in dict.fromkeys(_starts(split, pricer, caps)) if near.allows(other)]
     if not starts:
         return None
