@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for each solve")
     options = parser.parse_args()
     began, results = time.perf_counter(), []
-    header = ("model", "plan s", "tok/s", *BASELINES.values(), "wins", "gap")
+    header = ("model", "answer s", "tok/s", *BASELINES.values(), "wins", "gap")
     for machine in _chosen(COMPARED_ON, options.machines):
         here = [compared(machine, model, options.time_limit) for model in _chosen(COMPARED_FOR, options.models)]
         print(f"`{machine}`\n", markdown(header, map(row, here)), "", sep="\n", flush=True)
