@@ -36,6 +36,7 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.option("--attention-strategy", type=STRATEGY, help="What output projections are split along.")
 @click.option("--mlp-split", type=Split(), help="MLP columns per device, in profile order: 1024,512.")
 @click.option("--mlp-strategy", type=STRATEGY)
+@click.option("--kv-replication/--no-kv-replication", "replicate_kv", default=True, help="KV heads on two devices.")
 @click.option("--time-limit", type=click.FloatRange(0.1, 86_400), default=30.0, show_default=True, metavar="S")
 @click.option("--explain", "explained", is_flag=True, help="Also say why, and what other limits would buy (20 s).")
 @click.option("--trace", metavar="FILE", help="Write the simulated passes as Chrome trace JSON (opens in Perfetto).")

@@ -66,6 +66,15 @@ def least_after_gather(shares: Shares, components: Components, gather: Gather) -
     return [bound if len(devices) == 1 else max(bound, int(t)) for devices, bound, t in zip(sets, plain, low)]
 
 
+def least_of_any_set(shares: Shares, components: Components) -> int:
+    """No set at all does all units in less: every device at its best pace, whatever its share."""
+    units = shares.by_device[0].whole_piece.hi
+    each = [_least_each(share, units, components) for share in shares.by_device]
+    together = int(units / sum(1 / ticks if ticks > 0 else np.inf for ticks in each))
+    alone = min(_cost(share.whole_piece, units, components) for share in shares.by_device)
+    return min(together, alone)
+
+
 def _least_each(share: Share, units: int, components: Components) -> float:
     """Ticks that a unit takes at least, on average over a share of any size."""
     costs = _by_units(share, units, components)

@@ -24,6 +24,7 @@ FOUND_BY_DESCENT = "the split was found by exact descent, and the solver found n
 FOUND_BY_MIXING = "layers are cut in several ways, since memory is short: no single way found is as fast"
 
 
+DESCENTS = 2  # from so many starts
 WORTH_A_DESCENT = 1.1  # mixtures slower than this times the best other split are not descended from
 
 
@@ -51,7 +52,8 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
 
     starts = list(map(descent.summed, starts))
     alike = [split for split in starts if not is_mixed(pricer, split)] or [_any_split(pricer, request, caps)]
-    near = descent.polished(descent.fastest(alike))
+    best_starts = sorted(alike, key=descent.price_s)[:DESCENTS]
+    near = descent.fastest(map(descent.polished, best_starts))
     found = fastest_split(pricer, request, caps, near, solver_deadline)
     options = [(FOUND_BY_DESCENT, near)]
     if found.split is not None and descent.near.allows(found.split):

@@ -19,7 +19,7 @@ from .sums import exchanged, with_best_sums
 
 BETTER = 1e-6  # relative; prices closer than that are equal, and the lower peak of memory counts
 NEAR_ENOUGH = 0.005  # plans this close count as equal, and the simpler one is preferred
-MOST_PRICES = 6000
+MOST_PRICES = 2500  # of one descent
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Descent:
 
         `reshape`: strategies and members of blocks may change.
         """
-        split, improved = self.summed(split), True
+        split, improved, self.prices_left = self.summed(split), True, MOST_PRICES
         while improved and not self.over:
             improved = False
             for part in self.near.parts(split):
@@ -86,8 +86,8 @@ class Descent:
         return self._canonical(split)
 
     def _canonical(self, split: Split) -> Split:
-        """Blocks that are not shared go by row, unless the user wants otherwise; of two devices that differ in nothing but
-        their names, the earlier one holds more.
+        """Blocks that are not shared go by row unless the user says otherwise; of two devices that differ in name only,
+        the earlier one holds more.
         """
         for block, name, _ in distinct_blocks(split):
             if len(members(block.units)) == 1 and getattr(self.near.request, f"{name}_strategy") != "column":

@@ -170,7 +170,7 @@ class Neighbourhood:
                 yield msgspec.structs.replace(block, outputs=spans)
 
     def _reshaped(self, name: Name, block: BlockPlan) -> Iterator[BlockPlan]:
-        """The other strategy, and every device left out in favour of the others."""
+        """The other strategy, every member left out in favour of the others, every other device let in by its speed."""
         if len(members(block.units)) > 1:
             yield from self._flipped(block)
         units = self.costs.units(name)
@@ -178,6 +178,13 @@ class Neighbourhood:
         for d in members(block.units) if len(members(block.units)) > 1 else ():
             rest = [0 if e == d else count for e, count in enumerate(held)]
             yield self._with_units(block, units.spans(proportional(units.count, rest)))
+        speeds = [device.read_bytes_per_s for device in self.pricer.profile.devices]
+        together = sum(speeds[d] for d in members(block.units))
+        for d in range(len(held)):
+            if not held[d] and units.count > 1:
+                joined = [float(count) for count in held]
+                joined[d] = units.count * speeds[d] / together
+                yield self._with_units(block, units.spans(proportional(units.count, joined)))
 
     def _flipped(self, block: BlockPlan) -> Iterator[BlockPlan]:
         """The other strategy; columns go by units, or by how fast a device reads."""

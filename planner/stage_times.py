@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from .bounds import Gather, least_after_gather, least_ticks
+from .bounds import Gather, least_after_gather, least_of_any_set, least_ticks
 from .exchanges import Exchange, Exchanges
 from .stage_costs import Costs, StageCosts
 from .variables import BlockVariables, Expression, Share, Shares, Variant
@@ -21,13 +21,13 @@ COMPUTE, PUSH, LAST_PUSH = 0, 2, 4  # components of `Costs`; prefill's follow de
 
 @dataclass(frozen=True)
 class Stage:
-    """Shares of a stage under one strategy, the components of its pushes by phase, a literal of one device alone
-    consuming what it pushes.
+    """Shares of a stage under one strategy, the components of its pushes by phase, literals by device of it alone
+    consuming what is pushed.
     """
 
     shares: Shares
     pushes: tuple[int, int]
-    sole_consumer: Expression
+    sole_consumers: list[Expression]
 
     def components(self, phase: int) -> tuple[int, int]:
         return COMPUTE + phase, self.pushes[phase]
@@ -71,13 +71,14 @@ class StageTimes:
         exchange = self.exchanges.after(blocks[before], False)
         firsts, seconds = [self._duration(), self._duration()], [self._duration(), self._duration()]
         pushes = PUSH, LAST_PUSH if last else PUSH + 1
-        followers = sum(following.sole(d) for d in self.devices)
+        followers = [following.sole(d) for d in self.devices]
         stages = []
         for v in block.variants:
             if v.outputs is None:
                 stages.append(Stage(v.inputs, pushes, followers))
                 continue
-            stages.append(Stage(v.inputs, (PUSH, PUSH + 1), v.outputs.single))
+            writers = [out.whole for out in v.outputs.by_device]
+            stages.append(Stage(v.inputs, (PUSH, PUSH + 1), writers))
             gather, second = self.exchanges.inputs(here[0], v), Stage(v.outputs, pushes, followers)
             for phase, time in enumerate(seconds):
                 self._second_stage(time, v, here, gather, following, phase, pushes[phase])
@@ -96,7 +97,7 @@ class StageTimes:
         for phase, time in enumerate(times):
             for d, share in enumerate(shares.by_device):
                 self._at_least(time, [share.cost(phase)], self._pulls(exchange, d, phase, head.sole(d)), share.used)
-        self._bound(times, [Stage(shares, (PUSH, PUSH + 1), 0)], exchange)
+        self._bound(times, [Stage(shares, (PUSH, PUSH + 1), [0] * len(self.devices))], exchange)
         return sum(times)
 
     def overhead(self, used: list[Expression], passes: int) -> Expression:
@@ -143,10 +144,16 @@ class StageTimes:
         together, or half of each would do. A push may fall away where one device consumes all, a pull where one device
         holds all.
         """
-        for phase, time in enumerate(times if stages[0].shares.sets else ()):
+        if not stages[0].shares.sets:
+            for phase, time in enumerate(times):
+                each = [least_of_any_set(s.shares, (COMPUTE + phase,)) for s in stages]
+                self.cp.add(time >= sum(bound * s.shares.present for bound, s in zip(each, stages)))
+            return
+        for phase, time in enumerate(times):
             skipped = sum(
-                max(share.largest(stage.pushes[phase]) for share in stage.shares.by_device) * stage.sole_consumer
+                share.largest(stage.pushes[phase]) * sole
                 for stage in stages
+                for share, sole in zip(stage.shares.by_device, stage.sole_consumers)
             )
             present, single = (sum(getattr(s.shares, name) for s in stages) for name in ("present", "single"))
             pulled, most = self._least_pull(exchange, phase)
