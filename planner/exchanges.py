@@ -136,19 +136,11 @@ class Exchanges:
         options = [self.costs.pull(d, producers, self.hidden, "sum", alone=len(producers) == 1)]
         linked = self.costs.pricer.profile.devices[d].link is not None
         for sums in self.ways.ways(producers):
-            reducers, others = members(sums), self.hidden - (size(sums[d]) if linked else 0)
-            middle = self.costs.weighted(self.ways.middle_costs(sums, producers, (d,)))
-            last = NOTHING if reducers == (d,) else self.costs.pull(d, reducers, others, "concat")
-            skipped = self._skipped(reducers)
-            options.append(tuple(a + b - c for a, b, c in zip(middle, last, skipped)))  # type: ignore[arg-type]
+            middle = self.costs.weighted(self.ways.middle_costs(sums, producers))
+            others = self.hidden - (size(sums[d]) if linked else 0)
+            last = self.costs.pull(d, members(sums), others, "concat")
+            options.append(tuple(a + b for a, b in zip(middle, last)))  # type: ignore[arg-type]
         return _least(options)
-
-    def _skipped(self, reducers: Set) -> Costs:
-        """What a sole reducer does not push, in the stage before: its own part, if it has one."""
-        if len(reducers) > 1:
-            return NOTHING
-        push = self.costs.costs(0, "mlp", reducers[0], False, lambda builder: self.hidden)
-        return push[2], push[3], 0.0, 0.0, push[4]
 
     def _saved(self, d: int, width: int, unit: int) -> Costs:
         """What a unit of its own saves a device with a link; others copy their own slices too."""

@@ -29,7 +29,7 @@ class SumWays:
     _shares: dict[tuple[int, ...], Sums] = field(default_factory=dict)
     _columns: dict[tuple[int, int], float] = field(default_factory=dict)
     _best: dict[tuple[int, ...], tuple[Sums, Sums]] = field(default_factory=dict)
-    _middles: dict[tuple[Sums, tuple[int, ...], tuple[int, ...]], Costs] = field(default_factory=dict)
+    _middles: dict[tuple[Sums, tuple[int, ...]], Costs] = field(default_factory=dict)
 
     def ways(self, producers: tuple[int, ...]) -> Iterator[Sums]:
         """Reduce-scatter and all-gather among three or more `producers`, and a sum on each CPU device."""
@@ -51,7 +51,7 @@ class SumWays:
 
     def exchange_costs(self, producers: tuple[int, ...], sums: Sums) -> tuple[float, float]:
         """Seconds from the parts of `producers` to their sum at the slowest of them: of a decode step, of a prompt."""
-        middle = self.middle_costs(sums, producers, producers) if sums else (0.0,) * 5
+        middle = self.middle_costs(sums, producers) if sums else (0.0,) * 5
         slices, combine = (members(sums), "concat") if sums else (producers, "sum")
         pulls = [self._pull_costs(d, slices, combine) for d in producers]
         return max(p[0] for p in pulls) + middle[0], max(p[1] for p in pulls) + middle[1]
@@ -96,21 +96,20 @@ class SumWays:
 
     def _reducer_s(self, d: int, producers: tuple[int, ...], width: int) -> float:
         chunk = max(self.pricer.chunks, key=lambda c: c.rows)
-        return self._seconds(self._builder(chunk.rows, chunk.context, "prefill"), {d: (0, width)}, producers, producers)
+        return self._seconds(self._builder(chunk.rows, chunk.context, "prefill"), {d: (0, width)}, producers)
 
-    def middle_costs(self, sums: Sums, producers: tuple[int, ...], consumers: tuple[int, ...]) -> Costs:
+    def middle_costs(self, sums: Sums, producers: tuple[int, ...]) -> Costs:
         """The stage between parts and sums: its slowest reducer, in decode, prefill, and prefill's last chunk."""
-        key = (sums, producers, consumers)
+        key = (sums, producers)
         if key not in self._middles:
-            self._middles[key] = self._middle_costs(*key)
+            self._middles[key] = self._middle_costs(sums, producers)
         return self._middles[key]
 
-    def _middle_costs(self, sums: Sums, producers: tuple[int, ...], consumers: tuple[int, ...]) -> Costs:
+    def _middle_costs(self, sums: Sums, producers: tuple[int, ...]) -> Costs:
         spans = {d: sums[d] for d in members(sums)}
         decode, prefill = (
             [
-                chunk.count
-                * self._seconds(self._builder(chunk.rows, chunk.context, phase), spans, producers, consumers)
+                chunk.count * self._seconds(self._builder(chunk.rows, chunk.context, phase), spans, producers)
                 for chunk in self.pricer.phase_chunks(phase)
             ]
             for phase in PHASES
@@ -122,11 +121,9 @@ class SumWays:
         b.enter(0, "mlp", (0, 1))
         return b
 
-    def _seconds(
-        self, b: StepBuilder, spans: dict[int, Range], producers: tuple[int, ...], consumers: tuple[int, ...]
-    ) -> float:
+    def _seconds(self, b: StepBuilder, spans: dict[int, Range], producers: tuple[int, ...]) -> float:
         everyone = range(len(self.pricer.profile.devices))
-        b.reduced_exchange(producers, consumers, tuple(spans.get(d, (0, 0)) for d in everyone))
+        b.reduced_exchange(producers, producers, tuple(spans.get(d, (0, 0)) for d in everyone))
         busy = dict.fromkeys(spans, 0.0)
         for step in b.steps:
             if _of_reducer(step):
