@@ -1,8 +1,8 @@
 """Plans beside splits that need no solver, on many machines: `python benchmarks/baselines_table.py [--machines 0,3]`.
 
 Prints how much slower every baseline is, which freedom of the plan pays how much (`wins.py`), and a summary. Ends with
-an error where a plan is slower than a baseline. Machines and models are those of `boxes.py`, `--machines` and
-`--models` take their numbers.
+an error where a plan is slower than a baseline, or simulated slower than predicted. Machines and models are those of
+`boxes.py`; `--machines` and `--models` take their numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from boxes import COMPARED_FOR, COMPARED_ON, example, markdown
+from played import played
 from wins import TIE, USES, Case, wins
 
 from tpplan.hwprofiles.machine import load_hardware
@@ -43,12 +44,13 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Compared:
-    """A plan with what its freedoms win. `plan`: None where nothing fits."""
+    """A plan with what its freedoms win, and what `played` says. `plan`: None where nothing fits."""
 
     machine: str
     model: str
     plan: Plan | None
     wins: dict[str, float | None]
+    played: tuple[float, float]
 
 
 def compared(machine: str, model: str, limit_s: float) -> Compared:
@@ -57,10 +59,10 @@ def compared(machine: str, model: str, limit_s: float) -> Compared:
     try:
         plan = solve(case.model, model, case.profile, case.request)
     except (Infeasible, Undecided):
-        return Compared(machine, model, None, {})
+        return Compared(machine, model, None, {}, (1.0, 1.0))
     for name, slower in _slower(plan).items():
         assert slower is None or slower >= -1e-9, f"{model} on {machine}: {name} is {-slower:.2%} faster than the plan"
-    return Compared(machine, model, plan, wins(plan, case))
+    return Compared(machine, model, plan, wins(plan, case), played(plan, case.pricer))
 
 
 def _slower(plan: Plan) -> dict[str, float | None]:
@@ -101,7 +103,9 @@ def _won(one: Compared) -> dict[str, float | None]:
 def summary(results: Sequence[Compared]) -> Iterator[str]:
     """Two tables: of baselines, and of freedoms."""
     solved = [one for one in results if one.plan is not None]
-    yield f"{len(solved)} of {len(results)} combinations fit; no plan is slower than any baseline.\n"
+    yield f"{len(solved)} of {len(results)} combinations fit; no plan is slower than any baseline."
+    least = [min((one.played[phase] for one in solved), default=1.0) for phase in (0, 1)]
+    yield f"Simulated over predicted: decode {least[0]:.3f} to 1.000, prefill {least[1]:.3f} to 1.000.\n"
     yield markdown(
         ("baseline", "fits", f"ties (within {TIE:.1%})", "within 5 %", "median", "most"),
         [_baseline_row(name, [_slower(one.plan)[name] for one in solved if one.plan]) for name in BASELINES],
