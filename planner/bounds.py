@@ -69,9 +69,11 @@ def least_after_gather(shares: Shares, components: Components, gather: Gather) -
 
 def least_of_any_set(shares: Shares, components: Components) -> int:
     """No set at all does all units in less: every device at its best pace, whatever its share."""
-    units = shares.by_device[0].whole_piece.hi
+    units, dimension = shares.by_device[0].whole_piece.hi, shares.by_device[0].dimension
     each = [_least_each(share, units, components) for share in shares.by_device]
-    together = int(units / sum(1 / ticks if ticks > 0 else np.inf for ticks in each))
+    saved = (sum(share.unit[c] for c in components) for share in shares.by_device)
+    absent = dimension.missing / dimension.unit * max(a / b if b > 0 else 0.0 for a, b in zip(saved, each))
+    together = int(max(0.0, units - absent) / sum(1 / ticks if ticks > 0 else np.inf for ticks in each))
     alone = min(_cost(share.whole_piece, units, components) for share in shares.by_device)
     return min(together, alone)
 

@@ -74,7 +74,7 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
         worth_it_s = descent.price_s(best) * (1 - NEAR_ENOUGH)
         if close and descent.price_s(other := descent.polished(split)) < worth_it_s:
             source, best = FOUND_BY_MIXING, other
-    best = descent.simplest(best, balancer)
+    best = descent.simplest(descent.finished(best), balancer)
     if is_mixed(pricer, best):
         found = fastest_split(pricer, request, caps, near, deadline, limited=False)
     return Choice(best, source, found, is_mixed(pricer, best))

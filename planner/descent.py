@@ -56,6 +56,15 @@ class Descent:
                         split, improved = option, True
         return self.summed(split)
 
+    def finished(self, split: Split) -> Split:
+        """Polished until none of all its neighbours is better."""
+        better: Split | None = split
+        while better is not None:
+            split = self.polished(better)
+            every = () if self.over else self.near.every(split)
+            better = next((option for option in every if not self.over and self._better(option, split)), None)
+        return split
+
     def summed(self, split: Split) -> Split:
         """With the fastest ways of summing."""
         return with_best_sums(self.near.pricer, split, self.near.allows)
