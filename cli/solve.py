@@ -135,7 +135,7 @@ def _print_plan(plan: Plan) -> None:
 
     print_tables(plan_tables(plan))
     print_lines(split_notes(plan))
-    print(verdict(plan))
+    print_lines([verdict(plan)], bullet="")
 
 
 def _print_explanation(plan: Plan, found: Explanation) -> None:
