@@ -17,20 +17,21 @@ import msgspec
 from .baselines import proportional_split, split_bytes
 from .guarded_solver import solve_model
 from .heuristic import Balancer
-from .memory import DeviceBytes, fits
-from .plan import LayerPlan, Split
+from .memory import DeviceBytes, Sizes, fits
+from .plan import LayerPlan, Split, devices_used
 from .price import Pricer
 from .search import SOLVED
+from .units import Units
 
 TIGHT = 0.9  # of a cap
-MOST_PATTERNS, MOST_SETS = 3, 32
+MOST_PATTERNS, MOST_SETS, MOST_TABLES = 3, 32, 3
 TICKS = 10**6
 SEARCH_S = 2.0
 
 
 @dataclass(frozen=True)
 class Mixer:
-    """Mixtures around `base`, whose embedding and head they keep."""
+    """Mixtures around `base`, with its embedding and head, or with both on one of the devices that have most room."""
 
     pricer: Pricer
     caps: tuple[int, ...]
@@ -43,16 +44,23 @@ class Mixer:
         return full and len(self.caps) > 1 and self.pricer.model.layers > 1
 
     def splits(self) -> Iterator[Split]:
-        """The fastest mixture found for the patterns at hand, its runs in every order; those that fit."""
-        if not self._worthwhile:
-            return
-        counts = self._counts()
-        runs = [(pattern, n) for pattern, n in zip(self.patterns, counts) if n]
-        for order in permutations(runs) if len(runs) > 1 else ():
-            layers = tuple(pattern for pattern, n in order for _ in range(n))
-            split = msgspec.structs.replace(self.base, layers=layers)
-            if fits(self._bytes(split), self.pricer.profile, self.caps):
-                yield split
+        """The fastest mixtures found for the patterns and tables at hand, their runs in every order; those that fit."""
+        for base in self._bases() if self._worthwhile else ():
+            runs = [(pattern, n) for pattern, n in zip(self.patterns, self._counts(base)) if n]
+            for order in permutations(runs) if len(runs) > 1 else ():
+                layers = tuple(pattern for pattern, n in order for _ in range(n))
+                split = msgspec.structs.replace(base, layers=layers)
+                if fits(self._bytes(split), self.pricer.profile, self.caps):
+                    yield split
+
+    def _bases(self) -> Iterator[Split]:
+        """The base, and the same with its tables on one device."""
+        yield self.base
+        room = [cap - needed.total for needed, cap in zip(self._bytes(self.base), self.caps)]
+        vocabulary, devices = Units(self.pricer.model.vocab, self.pricer.model.vocab), range(len(room))
+        for d in sorted(devices, key=lambda d: -room[d])[:MOST_TABLES]:
+            table = vocabulary.spans(tuple(int(e == d) for e in devices))
+            yield msgspec.structs.replace(self.base, embedding=table, head=table)
 
     @cached_property
     def patterns(self) -> list[LayerPlan]:
@@ -67,7 +75,7 @@ class Mixer:
             found.append(boundless.pattern(held) or found[0])
         return list(dict.fromkeys(found))
 
-    def _counts(self) -> list[int]:
+    def _counts(self, base: Split) -> list[int]:
         """Layers of each pattern: the least time for which the bytes fit."""
         from ortools.sat.python import cp_model
 
@@ -79,34 +87,37 @@ class Mixer:
         for n, literal in zip(counts, used):
             cp.add(n <= layers * literal)
         each = [self._layer_bytes(pattern) for pattern in self.patterns]
-        for d, free in enumerate(self._free_bytes):
+        for d, free in enumerate(self._free_bytes(base)):
             cp.add(sum(n * bytes_[d] for n, bytes_ in zip(counts, each)) <= free)
-        seconds = [self._layer_s(pattern) for pattern in self.patterns]
+        seconds = [self._layer_s(base, pattern) for pattern in self.patterns]
         tick_s = sum(seconds) / TICKS
         cp.minimize(sum(round(s / tick_s) * n for s, n in zip(seconds, counts)) + sum(used))
         answer = solve_model(cp, time.perf_counter() + SEARCH_S)
         return [answer.value(n) for n in counts] if answer.status in SOLVED else [0] * len(counts)
 
-    def _stack(self, pattern: LayerPlan, layers: int) -> Split:
-        return msgspec.structs.replace(self.base, layers=(pattern,) * layers)
-
-    def _layer_s(self, pattern: LayerPlan) -> float:
+    def _layer_s(self, base: Split, pattern: LayerPlan) -> float:
         """A layer's part of a stack of its like, tables included, which all patterns have in common."""
         layers = self.pricer.model.layers
-        return self.pricer.split_s(self._stack(pattern, layers)) / layers
+        return self.pricer.split_s(_stack(base, pattern, layers)) / layers
 
     def _layer_bytes(self, pattern: LayerPlan) -> list[int]:
-        one, two = (self._bytes(self._stack(pattern, layers)) for layers in (1, 2))
+        one, two = (self._bytes(_stack(self.base, pattern, layers)) for layers in (1, 2))
         return [b.weights + b.cache - a.weights - a.cache for a, b in zip(one, two)]
 
-    @cached_property
-    def _free_bytes(self) -> list[int]:
-        """What layers may fill on each device: the cap less tables and the widest buffers of any pattern."""
-        room = list(self.caps)
+    def _free_bytes(self, base: Split) -> list[int]:
+        """What layers may fill on each device: the cap less tables, the widest buffers of any pattern, and slots."""
+        room, work = list(self.caps), self.pricer.workload
+        slots = Sizes(self.pricer.model, work, self.pricer.dtype).slots(self.pricer.model.hidden)
         for pattern in self.patterns:
-            for d, (needed, own) in enumerate(zip(self._bytes(self._stack(pattern, 1)), self._layer_bytes(pattern))):
-                room[d] = min(room[d], self.caps[d] - needed.total + own)
+            stack = _stack(base, pattern, 1)
+            more = slots if len(devices_used(stack)) == 1 else 0
+            for d, (needed, own) in enumerate(zip(self._bytes(stack), self._layer_bytes(pattern))):
+                room[d] = min(room[d], self.caps[d] - needed.total + own - more * (needed.total > 0))
         return room
 
     def _bytes(self, split: Split) -> tuple[DeviceBytes, ...]:
         return split_bytes(self.pricer, split)
+
+
+def _stack(base: Split, pattern: LayerPlan, layers: int) -> Split:
+    return msgspec.structs.replace(base, layers=(pattern,) * layers)
