@@ -14,6 +14,9 @@ from timelines import make_timeline
 
 from tpplan.hwprofiles.profile import HardwareProfile
 from tpplan.planner.drawing import COLOURS
+from tpplan.planner.explain import explain
+from tpplan.planner.explain_tables import end_words, explanation_tables
+from tpplan.planner.explanation import End
 from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import Baseline, Plan
 from tpplan.planner.price import Pricer
@@ -101,6 +104,22 @@ def test_says_what_the_plan_says(solved: Inputs, html: str) -> None:
     ]
     assert [words for words in wanted if words not in texts] == []
     assert next(text for text in Page(html).texts if "tpplan" not in text) == "small"
+
+
+def test_explanation_is_shown_where_given(solved: Inputs, html: str) -> None:
+    """Each cell of each table of the explanation, what holds the plan back and both ends; without one, no heading."""
+    plan, model, profile, timelines = solved
+    found = explain(plan, model, profile, Request(), limit_s=0.0)
+    end = End("decode", found.plan, "2:1:0 by row", "all on cpu:0")
+    found = msgspec.structs.replace(found, ends=(End("prefill", None), end), tight=("<b>memory</b> & links",))
+    explained = Page(page(plan, model, profile, timelines, "2026-01-02", found))
+    assert explained.open == []
+    assert "What holds the plan back" in explained.texts
+    wanted = [cell for title, columns, rows in explanation_tables(found) for row in (columns, *rows) for cell in row]
+    wanted += [title for title, _, _ in explanation_tables(found)] + [end_words(end), *found.tight]
+    assert len(wanted) > 50
+    assert [words for words in wanted if words and words not in explained.texts] == []
+    assert "What holds the plan back" not in Page(html).texts
 
 
 def test_names_are_only_text(solved: Inputs, html: str) -> None:
