@@ -61,7 +61,7 @@ def page(
         finalize=lambda value: value if hasattr(value, "__html__") else printable(str(value)),
     )
     template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
-    split, baselines = plan_tables(plan)
+    *split, baselines = plan_tables(plan)
     return template.render(
         plan=plan,
         name=name(plan.model),
@@ -76,7 +76,7 @@ def page(
         memory=memory_svg(plan),
         passes=[_pass(timeline) for timeline in timelines],
         tables={
-            "split": [split, _cuts_table(plan)],
+            "split": [*split, _cuts_table(plan)],
             "baselines": [baselines],
             "memory": [memory_table(plan)],
             "explanation": explanation_tables(explanation) if explanation else [],

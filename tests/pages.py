@@ -46,6 +46,15 @@ def pictures(html: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
 
 
+def text_places(svg: ElementTree.Element) -> list[tuple[str, float, float]]:
+    """Each text that begins at its place, with its left end and its baseline in SVG pixels."""
+    places = []
+    for element in svg.iter(f"{SVG}text"):
+        if at := re.match(r"translate\((-?[\d.]+) (-?[\d.]+)\)", element.get("transform", "")):
+            places.append((element.text or "", float(at[1]), float(at[2])))
+    return places
+
+
 def titled_boxes(svg: ElementTree.Element) -> dict[str, list[tuple[float, float, float, float]]]:
     """By title, the boxes that carry it, as left, top, width and height in SVG pixels."""
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}

@@ -202,6 +202,17 @@ def test_large_plans_stay_small() -> None:
     assert 50_000 < len(text) < 1_000_000
 
 
+def test_layers_that_differ_have_a_page() -> None:
+    """The tables of a plan whose layers are cut in two ways are all on its page."""
+    model, profile = make_model(layers=3), make_profile([1.0, 1.0])
+    both, alone = (
+        plan_by_hand(model, ["a", "b"], *cut, [49152, 0]) for cut in (([2, 1], [512, 1024]), ([3, 0], [1536, 0]))
+    )
+    plan = msgspec.structs.replace(both, layers=both.layers[:1] + alone.layers[1:])
+    texts = Page(page(plan, model, profile, (), "2026-01-02")).texts
+    assert {"Split of 3 layers", "Vocabulary and memory", "Cuts in full"} <= set(texts)
+
+
 def test_without_timelines_says_so() -> None:
     """A plan that was not simulated has a page without timelines."""
     model, profile = make_model(layers=1), make_profile([1.0])
