@@ -48,11 +48,8 @@ def pictures(html: str) -> list[ElementTree.Element]:
 
 def text_places(svg: ElementTree.Element) -> list[tuple[str, float, float]]:
     """Each text that begins at its place, with its left end and its baseline in SVG pixels."""
-    places = []
-    for element in svg.iter(f"{SVG}text"):
-        if at := re.match(r"translate\((-?[\d.]+) (-?[\d.]+)\)", element.get("transform", "")):
-            places.append((element.text or "", float(at[1]), float(at[2])))
-    return places
+    found = [text for text in svg.iter(f"{SVG}text") if "text-anchor: start" in text.get("style", "")]
+    return [(text.text or "", float(text.get("x", "nan")), float(text.get("y", "nan"))) for text in found]
 
 
 def titled_boxes(svg: ElementTree.Element) -> dict[str, list[tuple[float, float, float, float]]]:
