@@ -10,10 +10,9 @@ from pathlib import Path
 from ..hwprofiles.units import duration
 from .model_spec import ModelSpec
 from .plan import Plan
-from .report import PROVEN_GAP
+from .report import LEAST_TOLD, PROVEN_GAP
 from .timeline import Timeline
 
-LEAST_TOLD = 0.0005  # 0.1 %, rounded
 GENERIC = ("model.json", "config.json")
 
 
@@ -50,6 +49,8 @@ def proof(plan: Plan) -> str:
     if plan.status == "optimal" and plan.gap < LEAST_TOLD:
         return "Proven: no split of the space searched takes less time."
     proven = f"Proven: no split of the space searched takes more than {plan.gap:.1%} less time."
+    if plan.gap < LEAST_TOLD:
+        proven = "Proven: the best split of the space searched takes less than 0.1% less time."
     near = plan.status == "optimal" and plan.gap < PROVEN_GAP
     return proven if near else f"The best split found in the time given. {proven}"
 

@@ -23,7 +23,7 @@ def changed(**changes: object):
         ("optimal", 10.0, "Proven", "no split of the space searched takes less time"),
         ("optimal", 9.95, "Proven", "more than 0.5% less"),
         ("optimal", 8.0, "The best split found in the time given", "more than 20.0% less"),
-        ("feasible", 10.0, "The best split found", "more than 0.0% less"),
+        ("feasible", 9.999, "The best split found", "less than 0.1% less"),
         ("feasible", 7.0, "The best split found", "more than 30.0% less"),
         ("feasible", 0.0, "The best split that was found", "Nothing is proven"),
     ],
