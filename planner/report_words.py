@@ -62,6 +62,8 @@ def against_baselines(plan: Plan) -> str:
         return "No split by a rule of thumb fits into the memory of this machine." if plan.baselines else ""
     best = min(fitting, key=lambda name: fitting[name])
     gain, words = fitting[best] / plan.objective_s - 1, best.replace("_", " ")
+    if gain <= -LEAST_TOLD:
+        return f"What was fixed by hand costs time: a split by a rule of thumb ({words}) takes {-gain:.1%} less."
     if gain < LEAST_TOLD:
         return f"The best split by a rule of thumb ({words}) is as fast."
     longer = f"{gain:.1%} longer" if gain < 1 else f"{1 + gain:.1f} times as long"

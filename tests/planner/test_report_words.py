@@ -66,3 +66,10 @@ def test_headline_counts_the_batch() -> None:
 def test_name(path: str, called: str) -> None:
     """Files that are all called alike go by their folder."""
     assert name(path) == called
+
+
+def test_a_split_by_hand_can_lose_to_a_rule_of_thumb() -> None:
+    """A baseline that is faster than the plan is told as faster, with the price of what was fixed."""
+    faster = {"even": Baseline(feasible=True, objective_s=0.8, decode_tokens_per_s=1.0)}
+    plan = msgspec.structs.replace(PLAN, objective_s=1.0, baselines=faster)
+    assert "costs time: a split by a rule of thumb (even) takes 20.0% less" in against_baselines(plan)
