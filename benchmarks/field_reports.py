@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from functools import cache
+from textwrap import fill
 
 import msgspec
 from boxes import markdown
