@@ -173,8 +173,8 @@ REPORTS = (
         "3090 and two 3060",
         "r/LocalLLaMA, Building LocalLlama Machine, episode 3 (llama.cpp)",
         "8B and 14B in 8 bits, as their speeds imply; both 3060 on 4.0 x4; tuned is as many layers on the 3090 as fit",
-        "Nothing parts. Hand-tuned splits are a little faster than ours by the same rule; perhaps llama.cpp left room for "
-        "some more layers on the 3090.",
+        "Nothing parts. Hand-tuned splits are a little faster than ours by the same rule; perhaps llama.cpp left room "
+        "for some more layers on the 3090.",
         (
             _three_cards("qwen3-8b-int8", example("qwen3-8b-int8"), "3090 alone", alone(0), 48, 82),
             _three_cards("Qwen3 14B in int8", QWEN3_14B, "3090 alone", alone(0), 28, 48),
@@ -222,8 +222,8 @@ REPORTS = (
         "4 bits; both cards on 4.0 x8; a prompt of 4,096",
         "tpplan's layer split works on one chunk at a time, so its second card waits, and the directions differ. "
         "1046 t/s are 147e12 operations a second, more than one 3090 does (71e12, 142e12 with sums in 16 bits): in "
-        "exllamav2 both cards must be busy with different chunks. Counted so, the directions agree; the tensor figure is "
-        "close as it is. An engine that overlaps chunks beats every plan of tpplan in prefill here.",
+        "exllamav2 both cards must be busy with different chunks. Counted so, the directions agree; the tensor figure "
+        "is close as it is. An engine that overlaps chunks beats every plan of tpplan in prefill here.",
         (_twins("", TWINS, False), _twins(", chunks overlapped", TWINS, True)),
     ),
 )
