@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .output import emit, note
+
+if TYPE_CHECKING:
+    from ..planner.plan import Plan
 
 
 @click.command()
@@ -25,7 +30,9 @@ def command(plan: str, engine: str, model: str | None, as_json: bool) -> None:
     from ..planner.export import export
     from ..planner.storage import load_plan
 
-    exported = export(load_plan(plan), engine, model)
+    loaded = load_plan(plan)
+    _check(loaded, model)
+    exported = export(loaded, engine, model)
     if as_json:
         emit(exported)
         return
@@ -35,3 +42,18 @@ def command(plan: str, engine: str, model: str | None, as_json: bool) -> None:
             note(f"{title}:")
         for line in lines:
             note(f"- {line}")
+
+
+def _check(plan: Plan, given: str | None) -> None:
+    """ValueError where the plan's model, or the same at `given`, can be read and the plan is no sound plan of it."""
+    from ..planner.check import check
+    from ..planner.model_files import load_model
+
+    for path in (plan.model, given):
+        try:
+            model = load_model(path or "")
+        except (ValueError, OSError):
+            continue
+        if path == plan.model or model.fingerprint == plan.model_fingerprint:  # other formats make other models
+            check(plan, model)
+            return

@@ -48,15 +48,15 @@ def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
         console.print()
 
 
-def print_lines(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str], bullet: str = "- ") -> None:
     """Prints a list on stdout: broken between words on a terminal, a line each elsewhere."""
     import shutil
     import textwrap
 
     width = min(shutil.get_terminal_size().columns, WIDTH) if sys.stdout.isatty() else 0
     for line in lines:
-        broken = textwrap.wrap(line, width - 2, break_long_words=False) if width > 20 else [line]
-        print("- " + "\n  ".join(broken))
+        broken = textwrap.wrap(line, width - len(bullet), break_long_words=False) if width > 20 else [line]
+        print(bullet + f"\n{' ' * len(bullet)}".join(broken))
 
 
 class Progress:

@@ -63,11 +63,10 @@ def _checked_profile(plan: Plan, model: ModelSpec, hardware: str) -> HardwarePro
     """The machine to simulate; ValueError where the plan is unsound or the machine lacks a device of it."""
     import msgspec
 
-    from ..hwprofiles.machine import load_hardware
     from ..planner.check import check
     from ..planner.memory import device_bytes, device_caps, fits
 
-    profile = load_hardware(hardware)
+    profile = _profile_with(plan.devices, hardware)
     if profile.fingerprint == plan.profile_fingerprint:
         check(plan, model, profile)
         return profile
@@ -77,6 +76,25 @@ def _checked_profile(plan: Plan, model: ModelSpec, hardware: str) -> HardwarePro
     held = device_bytes(model, plan.split, plan.workload, plan.dtype, plan.cache_dtype)
     if not fits(held, profile, device_caps(profile, {})):
         note(f"{hardware} has too little memory for it; times are as if it fitted")
+    return profile
+
+
+def _profile_with(devices: tuple[str, ...], hardware: str) -> HardwareProfile:
+    """The machine, which has these devices; ValueError says how to get it, which a plan of cards by name tells."""
+    from ..hwprofiles.catalogue_files import known_devices
+    from ..hwprofiles.machine import is_file, load_hardware
+
+    same = "give the same --hardware as for solve"
+    try:
+        profile = load_hardware(hardware)
+        for name in devices:
+            profile.device(name)
+    except (ValueError, FileNotFoundError) as error:
+        if not is_file(hardware):
+            raise
+        if any(name.partition(":")[0] in known_devices() for name in devices):
+            raise ValueError(f"{hardware} is no profile with the plan's {', '.join(devices)}: {same}") from error
+        raise ValueError(f"{error}, or {same}") from error
     return profile
 
 

@@ -84,9 +84,9 @@ def command(
     if not as_json:
         _print_plan(plan)
     note(f"wrote {output}")
-    if trace or report:
-        _write_pictures(plan, spec, profile, trace, report)
     found = explain(plan, spec, profile, request) if explained else None
+    if trace or report:
+        _write_pictures(plan, spec, profile, trace, report, found)
     if as_json:
         result = {"plan": output} | {field: getattr(plan, field) for field in SOLVE_FIELDS}
         emit(result | {"devices": plan.device_use} | ({"explanation": found} if found else {}))
@@ -106,7 +106,12 @@ def _check_outputs(paths: list[str], model: str, hardware: str) -> None:
 
 
 def _write_pictures(
-    plan: Plan, model: ModelSpec, profile: HardwareProfile, trace: str | None, report: str | None
+    plan: Plan,
+    model: ModelSpec,
+    profile: HardwareProfile,
+    trace: str | None,
+    report: str | None,
+    found: Explanation | None,
 ) -> None:
     """Both passes as they are simulated: as a trace, and on the page that tells all about the plan."""
     from ..planner.chrome_trace import chrome_trace, save_trace
@@ -119,7 +124,7 @@ def _write_pictures(
         save_trace(chrome_trace(timelines), trace)
         note(f"wrote {trace}")
     if report:
-        write_report(report, plan, model, profile, timelines)
+        write_report(report, plan, model, profile, timelines, found)
         note(f"wrote {report}")
 
 
@@ -135,7 +140,7 @@ def _print_plan(plan: Plan) -> None:
 
     print_tables(plan_tables(plan))
     print_lines(split_notes(plan))
-    print(verdict(plan))
+    print_lines([verdict(plan)], bullet="")
 
 
 def _print_explanation(plan: Plan, found: Explanation) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import Assignment, Cap, by_device, short_text
-from .output import Progress, emit, note, print_tables
+from .output import Progress, emit, note, print_lines, print_tables
 
 if TYPE_CHECKING:
     from ..planner.request import Request
@@ -117,18 +117,17 @@ def _points(
 
 
 def _tell(outcomes: list[Outcome], request: Request, as_json: bool) -> None:
-    from ..planner.whatif_report import outcome_table, problems
+    from ..planner.whatif_report import outcome_tables, problems
 
     if as_json:
         emit({"workload": request.workload, "outcomes": outcomes})
         return
-    print_tables([outcome_table(outcomes, request.workload)])
-    for line in problems(outcomes):
-        print(f"- {line}")
+    print_tables(outcome_tables(outcomes, request.workload))
+    print_lines(problems(outcomes))
 
 
 def _tell_curves(points: list[Point], kind: str, picture: str | None, as_json: bool) -> None:
-    from ..planner.whatif_report import curves, problems, sweep_table
+    from ..planner.whatif_report import curves, problems, sweep_tables
 
     if picture is not None:
         from ..planner.figures import save_curve
@@ -139,9 +138,8 @@ def _tell_curves(points: list[Point], kind: str, picture: str | None, as_json: b
     if as_json:
         emit({"sweep": kind, "points": points})
         return
-    print_tables([sweep_table(points, kind)])
-    for line in problems([point.outcome for point in points]):
-        print(f"- {line}")
+    print_tables(sweep_tables(points, kind))
+    print_lines(problems([point.outcome for point in points]))
 
 
 def _end(outcomes: list[Outcome]) -> None:

@@ -53,7 +53,7 @@ def with_device(
 
 def without_device(profile: HardwareProfile, name: str) -> HardwareProfile:
     """`profile` less one device; ValueError names those that exist, or says that it is the last."""
-    gone = profile.device(name)
+    gone = _device(profile, name)
     if len(profile.devices) == 1:
         raise ValueError(f"{name} is the only device: nothing would be left")
     return msgspec.structs.replace(profile, devices=tuple(d for d in profile.devices if d is not gone))
@@ -65,7 +65,7 @@ def with_link(profile: HardwareProfile, name: str, link: str) -> HardwareProfile
     A device of the catalogue gets no more than its own connector can do. What was measured is timed anew: each exchange
     by its bytes at the new rate instead of the old one. ValueError for unknown names and for devices without a link.
     """
-    device, rates = profile.device(name), known(link, known_links(), "link")
+    device, rates = _device(profile, name), known(link, known_links(), "link")
     if device.link is None:
         raise ValueError(f"{name} has no link to change: it sits on its own memory")
     model = name.partition(":")[0]
@@ -99,6 +99,14 @@ def link_ladder() -> tuple[str, ...]:
         if not ladder or link.push_bytes_per_s.value >= 1.5 * ladder[-1].push_bytes_per_s.value:
             ladder.append(link)
     return tuple(link.name for link in ladder)
+
+
+def _device(profile: HardwareProfile, name: str) -> DeviceProfile:
+    """The device called `name`; ValueError names those that exist, or those that the name could mean."""
+    meant = [device.name for device in profile.devices if device.name.startswith(f"{name}:")]
+    if meant and all(device.name != name for device in profile.devices):
+        raise ValueError(f"there is no device {name!r}: name {' or '.join(meant)}")
+    return profile.device(name)
 
 
 def _retimed(point: OpPoint, old: Link, new: Link) -> OpPoint:

@@ -5,15 +5,13 @@ Knows six rules of thumb. Knows nothing of optimality.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from .memory import DeviceBytes, device_bytes, fits
 from .plan import HIDDEN_UNIT, VOCAB_UNIT, Baseline, BlockPlan, LayerPlan, Range, Split, Strategy, size
 from .price import Pricer
 from .units import Units, proportional
 from .weight_formats import mlp_unit
-
-FITTED = Callable[[Split], bool]
 
 
 def baseline_splits(pricer: Pricer, caps: tuple[int, ...]) -> dict[str, list[Split]]:

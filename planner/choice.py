@@ -6,6 +6,7 @@ Knows the order in which candidates are made and compared. Knows neither how eac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, takewhile
 
 from .baselines import proportional_split
 from .descent import NEAR_ENOUGH, Descent
@@ -46,14 +47,18 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
     descent = Descent(Neighbourhood(pricer, request, caps), deadline)
     solver_deadline = deadline - 0.1 * request.time_limit_s
     balancer = Balancer(pricer, caps, request.replicate_kv)
-    starts = [*baselines, *_by_hand(pricer, request, caps), *balancer.splits()]
-    starts = [split for split in dict.fromkeys(starts) if descent.near.allows(split)]
+    ready = [*baselines, *_by_hand(pricer, request, caps)]
+    balanced = takewhile(lambda _: not descent.over, balancer.splits())
+    starts = [split for split in dict.fromkeys(chain(ready, balanced)) if descent.near.allows(split)]
     starts = starts or [_any_split(pricer, request, caps)]
 
     starts = list(map(descent.summed, starts))
     alike = [split for split in starts if not is_mixed(pricer, split)] or [_any_split(pricer, request, caps)]
-    best_starts = sorted(alike, key=descent.price_s)[:DESCENTS]
-    near = descent.fastest(map(descent.polished, best_starts))
+    first, *others = sorted(alike, key=descent.price_s)[:DESCENTS]
+    near = descent.polished(first)
+    for split in others:
+        if descent.price_s(split) < WORTH_A_DESCENT * descent.price_s(first) and not descent.over:
+            near = descent.fastest((near, descent.polished(split)))
     found = fastest_split(pricer, request, caps, near, solver_deadline)
     options = [(FOUND_BY_DESCENT, near)]
     if found.split is not None and descent.near.allows(found.split):

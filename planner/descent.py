@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from math import log2
 
 from .baselines import split_bytes
@@ -85,10 +86,10 @@ class Descent:
 
     def simplest(self, split: Split, balancer: Balancer) -> Split:
         """Within `NEAR_ENOUGH` of `split`: fewer devices, then fewer exchanges; late devices go first."""
-        limit_s, simpler = self.price_s(split) * (1 + NEAR_ENOUGH), True
+        limit_s, simpler, self.prices_left = self.price_s(split) * (1 + NEAR_ENOUGH), True, MOST_PRICES
         while simpler and not self.over:
             simpler = False
-            for option in self._simpler(split, balancer):
+            for option in takewhile(lambda _: not self.over, self._simpler(split, balancer)):
                 if effort(option) < effort(split) and self.price_s(option) <= limit_s:
                     split, simpler = option, True
                     break

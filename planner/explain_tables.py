@@ -7,6 +7,7 @@ from .explanation import BlockUse, Change, End, Explanation, Figures
 
 COLUMNS = ("with", "in all", "prefill", "tokens/s")
 NOT_REACHED = "not reached"
+FETCHES = "exchanges only"  # the share of a device that adds up or reads what others computed
 UNIT_NAMES = {"embedding": "rows", "attention": "KV heads", "mlp": "columns", "head": "rows"}
 NAMES = {"embedding": "embedding", "attention": "attention", "mlp": "MLP", "head": "head"}
 
@@ -24,18 +25,16 @@ def _use_table(found: Explanation) -> Table:
         name = rest.device
         for use in uses:
             count = f"{use.units:.0f}" if use.units >= 100 else f"{use.units:.3g}"
-            units = f"{count} {UNIT_NAMES[use.block]}" if use.units else "-"
+            units = f"{count} {UNIT_NAMES[use.block]}" if use.units else FETCHES
             shares = f"{use.decode_share:.1%}", f"{use.prefill_share:.1%}"
             rows.append((name, NAMES[use.block], units, binary_bytes(use.bytes) if use.bytes else "-", *shares))
             name = ""
         if uses:
-            rows.append(
-                ("", "rest", "-", binary_bytes(rest.bytes), f"{rest.decode_share:.1%}", f"{rest.prefill_share:.1%}")
-            )
+            rows.append(("", "workspace", "-", binary_bytes(rest.bytes), "-", "-"))
+            rows.append(("", "waiting", "-", "-", f"{rest.decode_share:.1%}", f"{rest.prefill_share:.1%}"))
         else:
             rows.append((name, "no part", "-", "-", "-", "-"))
-    title = "Who does what, and shares of the time (rest: waits)"
-    return title, ("device", "block", "share", "memory", "decode", "prefill"), rows
+    return "Who does what, and shares of the time", ("device", "block", "share", "memory", "decode", "prefill"), rows
 
 
 def _visible(use: BlockUse) -> bool:

@@ -16,6 +16,8 @@ from ..hwprofiles.table import profile_tables
 from ..hwprofiles.units import Table, binary_bytes, duration
 from .bar_figures import baselines_svg, memory_svg, usage_svg
 from .drawing import COLOURS, printable
+from .explain_tables import end_words, explanation_tables
+from .explanation import Explanation
 from .model_spec import ModelSpec
 from .plan import BlockPlan, Phase, Plan, Range, members
 from .report import memory_table, plan_tables
@@ -26,14 +28,28 @@ from .timeline_figure import stretches, timeline_svg
 
 
 def write_report(
-    path: str | Path, plan: Plan, model: ModelSpec, profile: HardwareProfile, timelines: Sequence[Timeline]
+    path: str | Path,
+    plan: Plan,
+    model: ModelSpec,
+    profile: HardwareProfile,
+    timelines: Sequence[Timeline],
+    explanation: Explanation | None = None,
 ) -> None:
-    """Writes the page about `plan`; `timelines`: its passes, as far as they were simulated. OSError if that fails."""
+    """Writes the page about `plan`; `timelines`: its passes, as far as they were simulated; `explanation`: what
+    `explain` found, where it was asked. OSError if that fails.
+    """
     today = datetime.now(UTC).date().isoformat()
-    write_atomically(path, page(plan, model, profile, timelines, today).encode("utf-8", "replace"))
+    write_atomically(path, page(plan, model, profile, timelines, today, explanation).encode("utf-8", "replace"))
 
 
-def page(plan: Plan, model: ModelSpec, profile: HardwareProfile, timelines: Sequence[Timeline], date: str) -> str:
+def page(
+    plan: Plan,
+    model: ModelSpec,
+    profile: HardwareProfile,
+    timelines: Sequence[Timeline],
+    date: str,
+    explanation: Explanation | None = None,
+) -> str:
     """The page as text; the same for the same input."""
     from jinja2 import Environment, StrictUndefined
 
@@ -45,7 +61,7 @@ def page(plan: Plan, model: ModelSpec, profile: HardwareProfile, timelines: Sequ
         finalize=lambda value: value if hasattr(value, "__html__") else printable(str(value)),
     )
     template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
-    split, baselines = plan_tables(plan)
+    *split, baselines = plan_tables(plan)
     return template.render(
         plan=plan,
         name=name(plan.model),
@@ -60,12 +76,14 @@ def page(plan: Plan, model: ModelSpec, profile: HardwareProfile, timelines: Sequ
         memory=memory_svg(plan),
         passes=[_pass(timeline) for timeline in timelines],
         tables={
-            "split": [split, _cuts_table(plan)],
+            "split": [*split, _cuts_table(plan)],
             "baselines": [baselines],
             "memory": [memory_table(plan)],
+            "explanation": explanation_tables(explanation) if explanation else [],
             "inputs": [_inputs_table(plan, profile, date)],
             "hardware": profile_tables(profile),
         },
+        limits=_limits(explanation) if explanation else [],
         unusable=[(device.name, device.export_only) for device in profile.devices if device.export_only],
     )
 
@@ -82,6 +100,11 @@ def _pass(timeline: Timeline) -> dict[str, object]:
         "overhead": duration(timeline.overhead_s) if timeline.overhead_s else "",
         "contention": contention(timeline),
     }
+
+
+def _limits(found: Explanation) -> list[str]:
+    """What holds the plan back, and what would be best for one phase alone."""
+    return [*found.tight, *(end_words(end) for end in found.ends if end.figures)]
 
 
 def _cuts_table(plan: Plan) -> Table:

@@ -10,10 +10,9 @@ from pathlib import Path
 from ..hwprofiles.units import duration
 from .model_spec import ModelSpec
 from .plan import Plan
-from .report import PROVEN_GAP
+from .report import LEAST_TOLD, PROVEN_GAP
 from .timeline import Timeline
 
-LEAST_TOLD = 0.0005  # 0.1 %, rounded
 GENERIC = ("model.json", "config.json")
 
 
@@ -50,6 +49,8 @@ def proof(plan: Plan) -> str:
     if plan.status == "optimal" and plan.gap < LEAST_TOLD:
         return "Proven: no split of the space searched takes less time."
     proven = f"Proven: no split of the space searched takes more than {plan.gap:.1%} less time."
+    if plan.gap < LEAST_TOLD:
+        proven = "Proven: the best split of the space searched takes less than 0.1% less time."
     near = plan.status == "optimal" and plan.gap < PROVEN_GAP
     return proven if near else f"The best split found in the time given. {proven}"
 
@@ -61,6 +62,8 @@ def against_baselines(plan: Plan) -> str:
         return "No split by a rule of thumb fits into the memory of this machine." if plan.baselines else ""
     best = min(fitting, key=lambda name: fitting[name])
     gain, words = fitting[best] / plan.objective_s - 1, best.replace("_", " ")
+    if gain <= -LEAST_TOLD:
+        return f"What was fixed by hand costs time: a split by a rule of thumb ({words}) takes {-gain:.1%} less."
     if gain < LEAST_TOLD:
         return f"The best split by a rule of thumb ({words}) is as fast."
     longer = f"{gain:.1%} longer" if gain < 1 else f"{1 + gain:.1f} times as long"

@@ -50,10 +50,13 @@ def new_model(
 def fastest_split(
     pricer: Pricer, request: Request, caps: tuple[int, ...], start: Split, deadline: float, limited: bool = True
 ) -> Found:
-    """The fastest split within the limits, hinted by `start`, searched until `deadline` (of time.perf_counter).
+    """The fastest split within the limits, hinted by `start`, searched until `deadline` (of time.perf_counter); nothing
+    where that has passed.
 
     `limited`: whether memory is a limit. Layers that are alike are cut alike.
     """
+    if time.perf_counter() > deadline:
+        return Found(None, False, 0.0, 0.0)
     model = new_model(pricer, request, caps, pricer.split_s(start) / OBJECTIVE_TICKS, limited=limited)
     model.hint(start)
     model.cp.minimize(model.objective)

@@ -15,7 +15,7 @@ from .plan import BlockPlan, Plan, Range, devices_used, members, size
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, LANE, NAME, BAR, GAP = 800, 66, 16, 19, 2
+WIDTH, LANE, NAME, TEXT, BAR, GAP = 800, 84, 16, 13, 15, 4
 ENDS = 0.11  # embedding and head, each, of the width that all layers take
 LETTER = 6.0  # pixels of a letter, roughly
 BLOCKS = {"attention": "query heads", "mlp": "MLP columns"}
@@ -23,15 +23,17 @@ Run = tuple[int, int, BlockPlan]  # first layer, layer after the last, how their
 
 
 def split_svg(plan: Plan) -> str:
-    """Lanes of two bars (attention above MLP), embedding left and head right of the layers, strategies on top."""
+    """Lanes of two bars (attention above MLP), each under its words; embedding left and head right of the layers,
+    strategies on top.
+    """
     with drawing():
-        figure = sheet(WIDTH, 2 * (NAME + GAP) + LANE * len(plan.devices) + 34)
-        axes = panel(figure, 74, 2 * (NAME + GAP), 2, 34)
+        figure = sheet(WIDTH, 2 * (NAME + 2) + LANE * len(plan.devices) + 34)
+        axes = panel(figure, 74, 2 * (NAME + 2), 2, 34)
         layers = len(plan.layers)
         axes.set_xlim(-ENDS * layers, layers * (1 + ENDS))
         axes.set_ylim(LANE * len(plan.devices), 0)
         for row, block in enumerate(BLOCKS):
-            _strategies(axes, runs(plan, block), block, (row - 2) * (NAME + GAP))
+            _strategies(axes, runs(plan, block), block, (row - 2) * (NAME + 2))
         for device in range(len(plan.devices)):
             _lane(axes, plan, device)
         _layer_numbers(axes, layers)
@@ -61,25 +63,23 @@ def _strategies(axes: Axes, cuts: Sequence[Run], block: str, top: float) -> None
         colour = LIGHT[block] if words == "column" else LIGHT["track"]
         bar = axes.barh(top + NAME / 2, end - begin, NAME, begin, color=colour, edgecolor=LIGHT["paper"], clip_on=False)
         bar[0].set_gid(titled(f"{block} of {_layers(begin, end)}: {words}"))
-        _fitting(axes, (begin, end), top + NAME / 2, words)
+        _fitting(axes, (begin, end), top + NAME / 2, words, pad=4)
 
 
 def _lane(axes: Axes, plan: Plan, device: int) -> None:
     top, layers = LANE * device, len(plan.layers)
     used = device in devices_used(plan.split)
     name = short(plan.devices[device]) + ("" if used else ": not used")
-    axes.text(-ENDS * layers, top + NAME - 3, name, weight="bold", color=LIGHT["ink" if used else "faint"])
+    axes.text(-ENDS * layers, top + NAME - 5, name, weight="bold", color=LIGHT["ink" if used else "faint"])
     for row, (block, unit) in enumerate(BLOCKS.items()):
-        middle = top + NAME + row * (BAR + GAP) + BAR / 2
+        middle = top + NAME + TEXT + row * (TEXT + BAR + GAP) + BAR / 2
         _text(axes, -ENDS * layers, middle, "MLP" if block == "mlp" else block, ha="right", pad=-6)
         cuts = runs(plan, block)
         _bar(axes, [(begin, end, cut.units[device], cut.units[-1][1]) for begin, end, cut in cuts], middle, block, unit)
-    for begin, span, what in (
-        (-ENDS * layers, plan.embedding[device], "embedding"),
-        (layers, plan.head[device], "head"),
-    ):
-        middle, total = top + NAME + BAR + GAP / 2, max(end for _, end in (plan.head if begin else plan.embedding))
-        _vocabulary(axes, (begin, begin + ENDS * layers), span, total, middle, what)
+    middle = top + NAME + TEXT + BAR + (GAP + TEXT) / 2
+    for begin, spans, what in ((-ENDS * layers, plan.embedding, "embedding"), (layers, plan.head, "head")):
+        total = max(end for _, end in spans)
+        _vocabulary(axes, (begin, begin + ENDS * layers), spans[device], total, middle, what)
 
 
 def _bar(axes: Axes, cuts: Sequence[tuple[int, int, Range, int]], middle: float, block: str, unit: str) -> None:
@@ -90,21 +90,22 @@ def _bar(axes: Axes, cuts: Sequence[tuple[int, int, Range, int]], middle: float,
         if not size(span):
             continue
         share = size(span) / total
+        words = f"{size(span):,} of {total:,} {unit} ({share:.0%})"
         bar = axes.bar(begin, -BAR * share, end - begin, bottom, align="edge", color=LIGHT[block], linewidth=0)
-        bar[0].set_gid(titled(f"{_layers(begin, end)}: {size(span):,} of {total:,} {unit} ({share:.0%})"))
-        _fitting(axes, (begin, end), middle, f"{size(span):,} of {total:,} {unit} ({share:.0%})", f"{share:.0%}")
+        bar[0].set_gid(titled(f"{_layers(begin, end)}: {words}"))
+        _fitting(axes, (begin, end), bottom - BAR - TEXT / 2, words, f"{share:.0%}")
 
 
 def _vocabulary(axes: Axes, at: tuple[float, float], span: Range, total: int, middle: float, what: str) -> None:
     """The share of embedding or head, beside both bars of the lane."""
-    high, pad = 2 * BAR + GAP, (at[1] - at[0]) / 20
+    high, pad = 2 * BAR + GAP + TEXT, (at[1] - at[0]) / 20
     begin, wide = at[0] + (pad if what == "head" else 0), at[1] - at[0] - pad
     axes.barh(middle, wide, high, begin, color=LIGHT["track"])
     if size(span):
         share = size(span) / total
         bar = axes.bar(begin, -high * share, wide, middle + high / 2, align="edge", color=LIGHT["vocabulary"])
         bar[0].set_gid(titled(f"{what}: {size(span):,} of {total:,} vocabulary rows ({share:.0%})"))
-        _fitting(axes, (begin, begin + wide), middle, f"{share:.0%}")
+        _fitting(axes, (begin, begin + wide), middle - (high + TEXT) / 2, f"{share:.0%}")
 
 
 def _layer_numbers(axes: Axes, layers: int) -> None:
@@ -117,12 +118,12 @@ def _layer_numbers(axes: Axes, layers: int) -> None:
     axes.set_xlabel("layer")
 
 
-def _fitting(axes: Axes, at: tuple[float, float], middle: float, *texts: str) -> None:
-    """The first of `texts` that fits between the two places, if one does."""
+def _fitting(axes: Axes, at: tuple[float, float], middle: float, *texts: str, pad: float = 0) -> None:
+    """The first of `texts` that fits between the two places, if one does, from the left: seen without scrolling."""
     wide = axes.transData.transform((at[1], 0))[0] - axes.transData.transform((at[0], 0))[0]
     text = next((text for text in texts if (len(text) + 1) * LETTER <= wide), "")
     if text:
-        _text(axes, (at[0] + at[1]) / 2, middle, text, ha="center")
+        _text(axes, at[0], middle, text, ha="left", pad=pad)
 
 
 def _text(axes: Axes, x: float, y: float, text: str, ha: str, pad: float = 0) -> None:

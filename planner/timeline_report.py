@@ -12,6 +12,7 @@ from .timeline import Timeline
 
 SHOWN_SHARE = 0.02
 EQUAL = 1e-6
+LEAST_TOLD = 0.001  # nearer than this, a simulated time counts as the predicted one
 
 
 def usage_table(timeline: Timeline) -> Table:
@@ -35,9 +36,9 @@ def length_lines(timeline: Timeline, predicted_s: float) -> list[str]:
 
 
 def compared(simulated_s: float, predicted_s: float) -> str:
-    """How a simulated time stands to the solver's, in words, with the only two reasons there are."""
+    """How a simulated time stands to the solver's, in words; where it tells, with the only two reasons there are."""
     share = simulated_s / predicted_s - 1
-    if abs(share) <= EQUAL:
+    if abs(share) < LEAST_TOLD:
         return "as the solver predicts"
     if share < 0:
         why = "it lets all of an exchange share ports and host memory to the end"

@@ -29,14 +29,16 @@ class Variant:
 
 
 def variants(profile: HardwareProfile, request: Request, changes: Sequence[Change]) -> list[Variant]:
-    """As it is, each change, and all together where there are several and none has a problem.
+    """As it is, each change, and all together where there are several; that may have a problem.
 
-    ValueError for a cap on a device that no variant has.
+    ValueError for a change that cannot be made, and for a cap on a device that no variant has.
     """
-    found = [Variant(AS_IS, profile, request), *(_changed(profile, request, [change]) for change in changes)]
-    if len(changes) > 1 and not any(variant.problem for variant in found):
-        together = _changed(profile, request, changes)
-        found.append(Variant(TOGETHER, together.profile, request, together.problem))
+    found = [Variant(AS_IS, profile, request), *(_changed(name, profile, request, [(name, c)]) for name, c in changes)]
+    for variant in found:
+        if variant.problem:
+            raise ValueError(f"{variant.name}: {variant.problem}")
+    if len(changes) > 1:
+        found.append(_changed(TOGETHER, profile, request, changes))
     known = {device.name for variant in found for device in variant.profile.devices}
     for name in request.caps:
         if name not in known:
@@ -44,8 +46,7 @@ def variants(profile: HardwareProfile, request: Request, changes: Sequence[Chang
     return [_with_own_caps(variant) for variant in found]
 
 
-def _changed(profile: HardwareProfile, request: Request, changes: Sequence[Change]) -> Variant:
-    name = changes[0][0]
+def _changed(name: str, profile: HardwareProfile, request: Request, changes: Sequence[Change]) -> Variant:
     try:
         for _, change in changes:
             profile = change(profile)

@@ -21,6 +21,7 @@ from .variants import Variant
 from .wishes import check_request, completed
 
 UNFIT = "does not fit"
+NO_TIME = "no time was left: raise --total-limit"
 Progress = Callable[[str, float], None]
 
 
@@ -71,6 +72,8 @@ def refusal(outcomes: Sequence[Outcome]) -> ValueError | None:
     if any(o.fits for o in outcomes):
         return None
     unfit = [o for o in outcomes if o.problem == UNFIT]
+    if any(o.problem == NO_TIME for o in outcomes):
+        return ValueError(f"{'what was answered does not fit, and for the rest ' if unfit else ''}{NO_TIME}")
     if not unfit:
         return ValueError(f"nothing could be planned: {outcomes[0].name}: {outcomes[0].problem}")
     most = max(o.largest_context or 0 for o in unfit)
@@ -80,21 +83,31 @@ def refusal(outcomes: Sequence[Outcome]) -> ValueError | None:
 
 def outcome(model: ModelSpec, variant: Variant, deadline: float, contexts: bool = True) -> Outcome:
     """One variant solved before `deadline` (of `time.perf_counter`), with its largest context unless told otherwise."""
-    left_s = deadline - time.perf_counter()
-    if variant.problem or left_s <= 0:
-        return Outcome(variant.name, False, variant.problem or "no time was left: raise --total-limit")
-    request = msgspec.structs.replace(variant.request, time_limit_s=min(variant.request.time_limit_s, left_s))
-    request = completed(request, model, variant.profile)
+    if variant.problem or time.perf_counter() >= deadline:
+        return Outcome(variant.name, False, variant.problem or NO_TIME)
+    request = completed(variant.request, model, variant.profile)
     try:
         check_request(request, model, variant.profile)
         case = Case(model, variant.profile, request, deadline)
-        largest = largest_context(case) if contexts else None
-        if not (case.fits() if largest is None else request.workload.context <= largest):
-            return Outcome(variant.name, False, UNFIT, largest_context=largest)
-        plan = solve(model, "", variant.profile, request)
+        return _answered(variant.name, case, largest_context(case) if contexts else None)
     except (ValueError, Undecided) as error:
-        return Outcome(variant.name, False, " ".join(str(error).split()))
-    return _reached(variant.name, plan, largest)
+        late = isinstance(error, Undecided) and time.perf_counter() >= deadline
+        return Outcome(variant.name, False, NO_TIME if late else " ".join(str(error).split()))
+
+
+def _answered(name: str, case: Case, largest: int | None) -> Outcome:
+    """Solved in the time that is left, unless it surely does not fit. Undecided where the time was too short."""
+    known = largest is not None and case.request.workload.context <= largest
+    if not known and case.answer() is False:
+        return Outcome(name, False, UNFIT, largest_context=largest)
+    left_s = case.deadline - time.perf_counter()
+    if left_s <= 0:
+        return Outcome(name, False, NO_TIME)
+    limited = case.but(time_limit_s=min(case.request.time_limit_s, left_s)).request
+    try:
+        return _reached(name, solve(case.model, "", case.profile, limited), largest)
+    except Infeasible:
+        return Outcome(name, False, UNFIT, largest_context=largest)
 
 
 def largest_context(case: Case) -> int | None:

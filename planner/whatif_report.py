@@ -5,35 +5,39 @@ Knows outcomes alone.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from ..hwprofiles.units import Table, duration
 from .plan import Workload
 from .sweeps import Point
-from .whatif import UNFIT, Outcome
+from .whatif import NO_TIME, UNFIT, Outcome
 
 CURVES = ("decode tok/s", "prefill s")
+NAME_WIDTH, DEVICES_WIDTH = 22, 45  # so that tables fit a terminal of 80 columns
 
 
-def outcome_table(outcomes: Sequence[Outcome], workload: Workload) -> Table:
-    """A row a variant, in the order given."""
+def outcome_tables(outcomes: Sequence[Outcome], workload: Workload) -> list[Table]:
+    """Figures and devices: a row a variant, in the order given."""
     title = (
-        f"Expected for {workload.prompt_tokens} prompt and {workload.new_tokens} new tokens, batch {workload.batch}, "
+        f"For {workload.prompt_tokens} prompt and {workload.new_tokens} new tokens, batch {workload.batch}, "
         f"context {workload.context}"
     )
-    columns = ("machine", "whole answer", "speed-up", "decode tok/s", "prefill", "largest context", "devices in use")
-    return title, columns, [(o.name, *_figures(o), _context(o), ", ".join(o.devices) or "-") for o in outcomes]
+    columns = ("machine", "whole\nanswer", "speed-up", "decode\ntok/s", "prefill", "largest\ncontext")
+    rows = [(_name(o.name), *_figures(o), _context(o)) for o in outcomes]
+    used = [(_name(o.name), _devices(o)) for o in outcomes if o.devices]
+    return [(title, columns, rows), *_used(("machine", "devices in use"), used)]
 
 
-def sweep_table(points: Sequence[Point], kind: str) -> Table:
-    """A row a point."""
-    columns = ("machine", kind, "whole answer", "decode tok/s", "prefill", "devices in use")
+def sweep_tables(points: Sequence[Point], kind: str) -> list[Table]:
+    """Figures and devices: a row a point."""
     rows = []
     for point in points:
         answer, _, decode, prefill = _figures(point.outcome)
-        devices = ", ".join(point.outcome.devices) or "-"
-        rows.append((point.machine, str(point.value), answer, decode, prefill, devices))
-    return _sweep_title(kind), columns, rows
+        rows.append((_name(point.machine), str(point.value), answer, decode, prefill))
+    used = [(_name(p.machine), str(p.value), _devices(p.outcome)) for p in points if p.outcome.devices]
+    columns = ("machine", kind, "whole\nanswer", "decode\ntok/s", "prefill")
+    return [(_sweep_title(kind), columns, rows), *_used(("machine", kind, "devices in use"), used)]
 
 
 def problems(outcomes: Sequence[Outcome]) -> list[str]:
@@ -60,10 +64,22 @@ def _sweep_title(kind: str) -> str:
 
 def _figures(outcome: Outcome) -> tuple[str, str, str, str]:
     if outcome.answer_s is None or outcome.prefill_s is None or outcome.decode_tokens_per_s is None:
-        return UNFIT if outcome.problem == UNFIT else "no plan", "-", "-", "-"
+        return {UNFIT: UNFIT, NO_TIME: "no time"}.get(outcome.problem, "no plan"), "-", "-", "-"
     speedup = f"{outcome.speedup:.2f}x" if outcome.speedup else "-"
     return duration(outcome.answer_s), speedup, f"{outcome.decode_tokens_per_s:.1f}", duration(outcome.prefill_s)
 
 
 def _context(outcome: Outcome) -> str:
     return "-" if outcome.largest_context is None else str(outcome.largest_context or "none")
+
+
+def _used(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Table]:
+    return [("", columns, rows)] if rows else []
+
+
+def _name(name: str) -> str:
+    return textwrap.fill(name, NAME_WIDTH)
+
+
+def _devices(outcome: Outcome) -> str:
+    return textwrap.fill(", ".join(outcome.devices), DEVICES_WIDTH)

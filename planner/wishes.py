@@ -73,7 +73,9 @@ def _check_work(w: Workload, model: ModelSpec) -> None:
             f"{w.prompt_tokens} prompt and {w.new_tokens} new tokens exceed the context of {w.context}: raise --context"
         )
     if w.context > model.context:
-        raise ValueError(f"context {w.context} exceeds the {model.context} positions this model was made for")
+        raise ValueError(
+            f"context {w.context} exceeds the {model.context} positions this model was made for: lower --context"
+        )
     if w.batch * w.context * model.layers * model.kv_heads * model.head_dim > MAX_CACHED:
         raise ValueError(
             f"the KV cache of {w.batch} sequences of {w.context} tokens is absurd: lower --batch or --context"

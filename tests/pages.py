@@ -46,6 +46,12 @@ def pictures(html: str) -> list[ElementTree.Element]:
     return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
 
 
+def text_places(svg: ElementTree.Element) -> list[tuple[str, float, float]]:
+    """Each text that begins at its place, with its left end and its baseline in SVG pixels."""
+    found = [text for text in svg.iter(f"{SVG}text") if "text-anchor: start" in text.get("style", "")]
+    return [(text.text or "", float(text.get("x", "nan")), float(text.get("y", "nan"))) for text in found]
+
+
 def titled_boxes(svg: ElementTree.Element) -> dict[str, list[tuple[float, float, float, float]]]:
     """By title, the boxes that carry it, as left, top, width and height in SVG pixels."""
     boxes: dict[str, list[tuple[float, float, float, float]]] = {}

@@ -96,7 +96,7 @@ def _own_losses(usage: Usage, placed: Placement) -> list[str]:
 def _notes(usage: Usage, placed: Placement) -> list[str]:
     notes = [f"reads EXL3 or unquantised Hugging Face directories; the plan counted on {usage.dtype} weights"]
     if usage.model.endswith((".gguf", ".json")):
-        notes.append("the plan names no such directory: give one by --model")
+        notes.append("that is no such directory: name one by --model")
     if placed.form == "layers":
         notes.append("-lpd is new in 2026; older versions fill GPUs in order up to -gs")
     if placed.form == "tensor":

@@ -5,9 +5,10 @@ Knows the plan alone: shares, device sets, sizes. Knows no engine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..plan import CacheDtype, Dtype, LayerPlan, Plan, Range, size
+from ..plan import BlockPlan, CacheDtype, Dtype, LayerPlan, Plan, Range, size
 from .addresses import Address, addresses
 from .traits import Traits, fractions, traits_of
 
@@ -91,22 +92,39 @@ def usage_of(plan: Plan, model: str) -> Usage:
 
 
 def _check_shape(plan: Plan) -> None:
-    """ValueError unless names can be printed, and every range has a place, an order and a device."""
+    """ValueError, naming the place, unless names can be printed and every range has a place, an order and a device."""
     for name in plan.devices:
         if not name or not name.isprintable():
             raise ValueError(f"{name!r} is no device name; run `tpplan solve` again")
-    count = len(plan.devices)
-    spans = {plan.embedding, plan.head}
-    spans |= {block.units for layer in set(plan.layers) for block in (layer.attention, layer.mlp)}
-    sound = plan.layers and count and len(plan.device_use) == count and min(plan.workload.context, plan.workload.batch)
-    if not sound or not all(len(span) == count and _covers(span) for span in spans):
-        raise ValueError("the plan contradicts itself; run `tpplan solve` again")
+    place = next((where for where, sound in _places(plan) if not sound), None)
+    if place:
+        raise ValueError(f"the plan contradicts itself in its {place}; run `tpplan solve` again")
 
 
-def _covers(spans: tuple[Range, ...]) -> bool:
-    """Whether the ranges follow each other from 0 and hold something."""
+def _places(plan: Plan) -> Iterator[tuple[str, bool]]:
+    """Each place of a plan, and whether it agrees with the others as far as can be told without the model."""
+    names, first = plan.devices, plan.layers[0] if plan.layers else None
+    yield "devices", len(set(names)) == len(names) > 0
+    yield "device_use", tuple(use.name for use in plan.device_use) == names
+    yield "layers", first is not None
+    yield "workload", min(plan.workload.context, plan.workload.batch) > 0
+    yield "embedding", _covers(plan.embedding, len(names), plan.embedding)
+    yield "head", _covers(plan.head, len(names), plan.embedding)
+    for i, layer in enumerate(plan.layers):
+        for what in ("attention", "mlp"):
+            block: BlockPlan = getattr(layer, what)
+            yield f"layer {i} {what}", _covers(block.units, len(names), getattr(first, what).units)
+            for sums in (block.decode_sums, block.prefill_sums):
+                yield f"layer {i} {what} sums", not sums or _covers(sums, len(names), sums)
+
+
+def _covers(spans: tuple[Range, ...], devices: int, like: tuple[Range, ...]) -> bool:
+    """Whether there is a range for each device, and they follow each other from 0 to where those of `like` end."""
+    if len(spans) != devices:
+        return False
     begins, ends = zip(*spans)
-    return begins == (0, *ends[:-1]) and all(begin <= end for begin, end in spans) and ends[-1] > 0
+    sound = begins == (0, *ends[:-1]) and all(begin <= end for begin, end in spans)
+    return sound and ends[-1] > 0 and ends[-1] == like[-1][1]
 
 
 def _merged(spots: tuple[Address, ...]) -> list[list[int]]:

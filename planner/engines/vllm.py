@@ -92,7 +92,7 @@ def _notes(usage: Usage) -> list[str]:
     if usage.model.endswith(".gguf"):
         notes.append("vLLM reads .gguf files as an experiment; a Hugging Face directory (--model) is safer")
     elif usage.model.endswith(".json"):
-        notes.append("the plan names no weights: give a Hugging Face directory by --model")
+        notes.append("vLLM reads Hugging Face directories: name one by --model")
     if usage.dtype in ("int8", "int4"):
         notes.append(f"weights have the format of the checkpoint; the plan counted on {usage.dtype}")
     return notes

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from plans import plan_by_hand
 from profiles import make_model
 
-from tpplan.planner.storage import save_plan
+from tpplan.planner.storage import load_plan, save_plan
 
 
 @pytest.fixture
@@ -40,6 +42,28 @@ def test_a_solved_plan_exports(tpplan, box: Path) -> None:
     done = tpplan("export", "--to", "llama.cpp")
     assert done.code == 0, done.stderr
     assert done.stdout.startswith("taskset -c 0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (lambda plan: {"layers": plan.layers[:1]}, "1 layers, the model 2"),
+        (lambda plan: {"head": ((0, 2048), (2048, 8192)), "embedding": ((0, 2048), (2048, 8192))}, "not at 4096"),
+        (lambda plan: {"devices": ("cpu:0", "cpu:0")}, "repeated"),
+        (lambda plan: {"workload": msgspec.structs.replace(plan.workload, batch=10**7)}, "bytes"),
+    ],
+)
+@pytest.mark.parametrize("moved", [False, True])
+def test_edited_plans_are_refused(tpplan, box: Path, changes: Any, said: str, moved: bool) -> None:
+    """Where the model can be read, from the plan or --model, a plan that is none of it ends in one line and 1."""
+    assert tpplan("solve", "model.json", "--time-limit", "1").code == 0
+    plan = load_plan(box / "plan.json")
+    save_plan(msgspec.structs.replace(plan, **changes(plan)), box / "plan.json")
+    if moved:
+        (box / "model.json").rename(box / "moved.json")
+    done = tpplan("export", "--to", "llama.cpp", *(["--model", "moved.json"] if moved else []))
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(

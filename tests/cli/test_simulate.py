@@ -92,6 +92,20 @@ def test_refusals(tpplan, planned: Path, arguments: list[str], said: str) -> Non
     assert load_profile(planned / "profile.json").devices
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_machines_in_words_are_asked_for_again(tpplan, box: Path, there: bool) -> None:
+    """A plan of catalogue cards asks for the --hardware of solve, not for measuring, beside a profile or none."""
+    machine = ("--hardware", "2xrtx3060@4.0x8")
+    assert tpplan("solve", "model.json", "--time-limit", "1", *machine).code == 0
+    if not there:
+        (box / "profile.json").unlink()
+    done = tpplan("simulate", "plan.json")
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert "give the same --hardware as for solve" in done.stderr
+    assert "tpplan profile" not in done.stderr
+    assert tpplan("simulate", "plan.json", *machine).code == 0
+
+
 def test_solve_writes_the_same_trace(tpplan, planned: Path) -> None:
     """`solve --trace` writes what `simulate --trace` does, and refuses to write over the plan or what it reads."""
     done = tpplan("solve", "model.json", "--mlp-split", "1024,512", "--trace", "solved.json")

@@ -58,6 +58,17 @@ def test_report_is_a_page(tpplan, box: Path) -> None:
     assert f"{plan.predicted.decode_tokens_per_s:.1f} tok/s" in page
 
 
+def test_report_tells_the_explanation(tpplan, box: Path, quick: None) -> None:
+    """With --explain the page shows what the terminal shows, below the plan that was printed first."""
+    done = tpplan("solve", "model.json", "--report", "plan.html", "--explain")
+    assert done.code == 0, done.stderr
+    page = (box / "plan.html").read_text()
+    for words in ("Who does what", "The best for one phase alone", "Solved anew with one change", "one more device"):
+        assert words in page
+        assert words in done.stdout
+    assert done.stdout.index("this plan") < done.stdout.index("Who does what")
+
+
 def test_explanations_are_data_too(tpplan, box: Path, quick: None) -> None:
     """`--json --explain` adds one field, which an Explanation reads; without --explain it is not there."""
     told = json.loads(tpplan("solve", "model.json", "--json", "--explain").stdout)

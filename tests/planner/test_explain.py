@@ -12,7 +12,7 @@ from tpplan.hwprofiles.profile import HardwareProfile, Link
 from tpplan.planner.errors import Undecided
 from tpplan.planner.explain import Asker, explain, tight_words
 from tpplan.planner.explain_tables import explanation_tables
-from tpplan.planner.explanation import Change, Explanation
+from tpplan.planner.explanation import BlockUse, Change, Explanation, Rest
 from tpplan.planner.plan import Plan, Workload
 from tpplan.planner.questions import Case, for_one_phase, granularity_questions
 from tpplan.planner.request import Request
@@ -154,6 +154,23 @@ def test_nothing_unproven_is_called_none(usual: tuple[Plan, Explanation]) -> Non
     assert tight_words(open_) == ("no limit was found to hold the plan back, but the time was too short to be sure",)
     shown = explanation_tables(msgspec.structs.replace(found, changes=tuple(open_)))[-1][2][0]
     assert shown[-2:] == ("none", "5.0%")
+
+
+def test_every_figure_of_who_does_what_has_a_name(usual: tuple[Plan, Explanation]) -> None:
+    """Time without a share is called exchanges; workspace memory and waiting have rows of their own."""
+    _, found = usual
+    uses = (
+        BlockUse("cpu:0", "attention", 2.0, 4 * MIB, 0.5, 0.25),
+        BlockUse("cpu:1", "attention", 0.0, 0, 0.125, 0.0625),
+    )
+    rests = Rest("cpu:0", MIB, 0.5, 0.75), Rest("cpu:1", 2 * MIB, 0.875, 0.9375), Rest("cpu:2", 0, 1.0, 1.0)
+    _, _, rows = explanation_tables(msgspec.structs.replace(found, uses=uses, rests=rests))[0]
+    assert rows[3:] == [
+        ("cpu:1", "attention", "exchanges only", "-", "12.5%", "6.2%"),
+        ("", "workspace", "-", "2.00 MiB", "-", "-"),
+        ("", "waiting", "-", "-", "87.5%", "93.8%"),
+        ("cpu:2", "no part", "-", "-", "-", "-"),
+    ]
 
 
 def test_findings_survive_json(tmp_path) -> None:

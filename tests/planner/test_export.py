@@ -65,6 +65,12 @@ def room(plan: Plan) -> Plan:
     return msgspec.structs.replace(plan, device_use=uses)
 
 
+def replaced(field: str, spans: tuple[tuple[int, int], ...]) -> LayerPlan:
+    """A layer of the uneven plan with other ranges of its attention."""
+    layer = uneven().layers[0]
+    return msgspec.structs.replace(layer, attention=msgspec.structs.replace(layer.attention, **{field: spans}))
+
+
 def flag(plan: Plan, engine: str, name: str) -> str | None:
     """The value of a flag, None where it is not given."""
     command = export(plan, engine, "m.gguf").command
@@ -321,6 +327,21 @@ def test_shells_see_one_path(engine: str, path: str) -> None:
     assert shlex.split(exported.shell)[-len(exported.command) :] == list(exported.command)
 
 
+@pytest.mark.parametrize(
+    ("engine", "stands"),
+    [("llama.cpp", "MODEL.gguf"), ("ik_llama.cpp", "MODEL.gguf"), ("exllamav3", "MODEL_DIR"), ("vllm", "MODEL_DIR")],
+)
+def test_descriptions_are_no_weights(engine: str, stands: str) -> None:
+    """Where the plan names a bare description, a placeholder stands for the weights and a note says so."""
+    plan = msgspec.structs.replace(uneven(), model="/models/llama.json")
+    said = export(plan, engine)
+    assert stands in said.command
+    assert "llama.json" not in said.shell
+    assert said.notes[0].startswith(f"{stands} stands for the weights")
+    assert "a.gguf" in export(plan, engine, "a.gguf").command
+    assert not any("stands for" in note for note in export(plan, engine, "a.gguf").notes)
+
+
 @pytest.mark.parametrize("path", ["", "a\nb", "\x1b[31m", "\udc80"])
 def test_paths_that_no_terminal_should_see(path: str) -> None:
     """Control characters and broken encodings are refused with the way out."""
@@ -338,20 +359,24 @@ def test_hostile_device_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "place"),
     [
-        {"layers": ()},
-        {"devices": ("cuda:0",)},
-        {"head": ((0, 0), (0, 0))},
-        {"head": ((0, 10), (5, 20))},
-        {"embedding": ((0, 10),)},
-        {"device_use": ()},
+        ({"layers": ()}, "layers"),
+        ({"devices": ("cuda:0",)}, "device_use"),
+        ({"devices": ("cuda:0", "cuda:0")}, "devices"),
+        ({"head": ((0, 0), (0, 0))}, "head"),
+        ({"head": ((0, 10), (5, 20))}, "head"),
+        ({"head": ((0, 6144), (6144, 9000))}, "head"),
+        ({"embedding": ((0, 10),)}, "embedding"),
+        ({"device_use": ()}, "device_use"),
+        ({"layers": (*uneven().layers[:3], replaced("units", ((0, 12), (12, 99))))}, "layer 3 attention"),
+        ({"layers": (*uneven().layers[:3], replaced("decode_sums", ((0, 512),)))}, "layer 3 attention sums"),
     ],
 )
-def test_plans_that_contradict_themselves(changes: dict[str, object]) -> None:
-    """A plan file that was tampered with ends in one line, not in a traceback."""
+def test_plans_that_contradict_themselves(changes: dict[str, object], place: str) -> None:
+    """A plan file that was tampered with ends in one line that names the place, not in a traceback."""
     for engine in ENGINES:
-        with pytest.raises(ValueError, match="contradicts itself"):
+        with pytest.raises(ValueError, match=f"contradicts itself in its {place};"):
             export(msgspec.structs.replace(uneven(), **changes), engine)
 
 

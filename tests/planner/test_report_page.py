@@ -14,6 +14,9 @@ from timelines import make_timeline
 
 from tpplan.hwprofiles.profile import HardwareProfile
 from tpplan.planner.drawing import COLOURS
+from tpplan.planner.explain import explain
+from tpplan.planner.explain_tables import end_words, explanation_tables
+from tpplan.planner.explanation import End
 from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import Baseline, Plan
 from tpplan.planner.price import Pricer
@@ -103,6 +106,22 @@ def test_says_what_the_plan_says(solved: Inputs, html: str) -> None:
     assert next(text for text in Page(html).texts if "tpplan" not in text) == "small"
 
 
+def test_explanation_is_shown_where_given(solved: Inputs, html: str) -> None:
+    """Each cell of each table of the explanation, what holds the plan back and both ends; without one, no heading."""
+    plan, model, profile, timelines = solved
+    found = explain(plan, model, profile, Request(), limit_s=0.0)
+    end = End("decode", found.plan, "2:1:0 by row", "all on cpu:0")
+    found = msgspec.structs.replace(found, ends=(End("prefill", None), end), tight=("<b>memory</b> & links",))
+    explained = Page(page(plan, model, profile, timelines, "2026-01-02", found))
+    assert explained.open == []
+    assert "What holds the plan back" in explained.texts
+    wanted = [cell for title, columns, rows in explanation_tables(found) for row in (columns, *rows) for cell in row]
+    wanted += [title for title, _, _ in explanation_tables(found)] + [end_words(end), *found.tight]
+    assert len(wanted) > 50
+    assert [words for words in wanted if words and words not in explained.texts] == []
+    assert "What holds the plan back" not in Page(html).texts
+
+
 def test_names_are_only_text(solved: Inputs, html: str) -> None:
     """A page full of hostile names has the tags of an ordinary one, and shows the names as they are."""
     plan, model, profile, _ = solved
@@ -181,6 +200,17 @@ def test_large_plans_stay_small() -> None:
     plan = plan_by_hand(model, [d.name for d in profile.devices], [1] * 8, [192] * 8, [6144] * 8, attention="column")
     text = page(plan, model, profile, timelines_of(plan, model, profile), "2026-01-02")
     assert 50_000 < len(text) < 1_000_000
+
+
+def test_layers_that_differ_have_a_page() -> None:
+    """The tables of a plan whose layers are cut in two ways are all on its page."""
+    model, profile = make_model(layers=3), make_profile([1.0, 1.0])
+    both, alone = (
+        plan_by_hand(model, ["a", "b"], *cut, [49152, 0]) for cut in (([2, 1], [512, 1024]), ([3, 0], [1536, 0]))
+    )
+    plan = msgspec.structs.replace(both, layers=both.layers[:1] + alone.layers[1:])
+    texts = Page(page(plan, model, profile, (), "2026-01-02")).texts
+    assert {"Split of 3 layers", "Vocabulary and memory", "Cuts in full"} <= set(texts)
 
 
 def test_without_timelines_says_so() -> None:

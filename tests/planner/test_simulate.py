@@ -122,6 +122,12 @@ def test_more_than_the_solver_charges_is_said() -> None:
     assert compared(predicted_s, predicted_s) == "as the solver predicts"
 
 
+@pytest.mark.parametrize(("share", "told"), [(9e-4, False), (-9e-4, False), (1.2e-3, True), (-1.2e-3, True)])
+def test_less_than_a_thousandth_is_no_difference(share: float, told: bool) -> None:
+    """Only a simulated time that differs by 0.1 % or more is told apart from the predicted one."""
+    assert (compared(2.0 * (1 + share), 2.0) != "as the solver predicts") == told
+
+
 def passes() -> list[Timeline]:
     return [
         simulate(random_split(Random(seed), MODEL, 4), pricer_for(profile), phase)

@@ -6,13 +6,14 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
-from pages import titled_boxes
+from pages import text_places, titled_boxes
 from plans import plan_by_hand
 from profiles import make_model
 
-from tpplan.planner.split_figure import BAR, runs, split_svg, strategy_words
+from tpplan.planner.split_figure import BAR, LETTER, TEXT, runs, split_svg, strategy_words
 
 MODEL = make_model(layers=10)
+ASCENT, DESCENT = 8, 2  # pixels of letters of 10 pixels
 
 
 def mixture():
@@ -44,6 +45,22 @@ def test_boxes_are_to_scale() -> None:
     assert sum(len(found) for title, found in boxes.items() if "query heads" in title) == 3
     assert len(boxes["head: 49,152 of 49,152 vocabulary rows (100%)"]) == 1
     assert boxes.keys() >= {"attention of layers 0 to 3: column", "mlp of layers 4 to 9: one device"}
+
+
+def test_words_stand_above_their_bars() -> None:
+    """No edge of a fill runs through words, each begins where its bar does, so that narrow windows show it."""
+    svg = ElementTree.fromstring(split_svg(mixture()))
+    boxes = {title: found for title, found in titled_boxes(svg).items() if "%" in title}
+    shares = [place for place in text_places(svg) if place[0].endswith(("%", "%)"))]
+    assert sorted(words for words, _, _ in shares) == sorted(
+        title.split(": ")[1] if title.startswith("layers") else "100%" for title in boxes for _ in boxes[title]
+    )
+    for words, left, baseline in shares:
+        own = [box for title, found in boxes.items() if words in title for box in found]
+        assert any(abs(left - box[0]) < 0.5 and 0 < box[1] - baseline < BAR + TEXT for box in own)
+        for x, y, width, height in (box for found in boxes.values() for box in found):
+            beside = x + width <= left or left + LETTER * len(words) <= x
+            assert beside or y + height <= baseline - ASCENT or baseline + DESCENT <= y, (words, y)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 500])

@@ -51,3 +51,4 @@ def test_the_verdict_says_what_the_gap_means() -> None:
     assert "no bound was found" in verdict(PLAN)
     bounded = msgspec.structs.replace(PLAN, objective_s=2.0, bound_s=1.9, gap=0.05)
     assert "no split of this space can take more than 5.0% less time" in verdict(bounded)
+    assert "could take less than 0.1% less time" in verdict(msgspec.structs.replace(bounded, gap=0.0004))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -19,8 +20,8 @@ from tpplan.planner.request import Request
 from tpplan.planner.solve import solve
 from tpplan.planner.sweeps import Point, batches, contexts, sweep
 from tpplan.planner.variants import AS_IS, TOGETHER, variants
-from tpplan.planner.whatif import UNFIT, Outcome, largest_context, ranked, refusal, what_if
-from tpplan.planner.whatif_report import curves, outcome_table, problems, sweep_table
+from tpplan.planner.whatif import NO_TIME, UNFIT, Outcome, largest_context, ranked, refusal, what_if
+from tpplan.planner.whatif_report import curves, outcome_tables, problems, sweep_tables
 from tpplan.planner.wishes import completed
 
 MODEL = make_model(layers=4, hidden=256, heads=4, kv_heads=2, head_dim=64, mlp=512, vocab=4096, context=2048)
@@ -80,14 +81,19 @@ def test_changes_by_themselves_and_together() -> None:
     assert base == machine([1.0])
 
 
-def test_a_change_that_cannot_be_is_a_row() -> None:
-    """It says why on one line, takes nobody with it, and there is no together without it."""
-    asked = variants(machine([1.0]), REQUEST, [("bad", broken), ("fast", faster)])
-    assert [v.name for v in asked] == [AS_IS, "bad", "fast"]
-    found = what_if(MODEL, asked, 60.0, quiet)
-    assert [o.fits for o in found] == [True, False, True]
-    assert problems(found) == ["bad: no such device"]
-    assert ranked(found)[-1].name == "bad"
+def test_a_change_that_cannot_be_is_refused() -> None:
+    """Before any solve, in one line that names the change."""
+    with pytest.raises(ValueError, match=r"^bad: no such device$"):
+        variants(machine([1.0]), REQUEST, [("fast", faster), ("bad", broken)])
+
+
+def test_changes_that_cannot_be_together_are_a_row() -> None:
+    """Each of two devices can go, not both: the row says why on one line, comes last, and takes nobody with it."""
+    changes = [(name, partial(without_device, name=name)) for name in ("cpu:0", "cpu:1")]
+    found = what_if(MODEL, variants(machine([1.0, 1.0]), REQUEST, changes), 60.0, quiet)
+    assert [o.fits for o in found] == [True, True, True, False]
+    assert problems(found) == [f"{TOGETHER}: cpu:1 is the only device: nothing would be left"]
+    assert ranked(found)[-1].name == TOGETHER
     assert refusal(found) is None
 
 
@@ -144,7 +150,25 @@ def test_time_runs_out_row_by_row() -> None:
     began = time.perf_counter()
     found = what_if(MODEL, variants(machine([1.0]), REQUEST, [("fast", faster)]), 0.0, quiet)
     assert time.perf_counter() - began < 2
-    assert all("--total-limit" in o.problem for o in found)
+    assert all(o.problem == NO_TIME for o in found)
+
+
+def test_time_that_runs_out_within_a_row_is_no_lack_of_memory() -> None:
+    """Whenever the clock stops, a machine that fits is never told to be too small."""
+    for total_s in (0.001, 0.01, 0.03, 0.1, 0.3):
+        found = what_if(LONG, variants(machine([1.0, 0.5]), REQUEST, []), total_s, quiet)
+        assert found[0].fits or found[0].problem == NO_TIME
+        assert not isinstance(refusal(found), Infeasible)
+
+
+def test_too_little_time_is_no_advice_to_buy_memory() -> None:
+    """Rows without an answer end the command as a user error that names the limit, also beside rows that do not fit."""
+    late, unfit = Outcome("a", False, NO_TIME), Outcome("b", False, UNFIT, largest_context=0)
+    for outcomes in ([late], [unfit, late]):
+        error = refusal(outcomes)
+        assert not isinstance(error, Infeasible)
+        assert "--total-limit" in str(error)
+        assert "memory" not in str(error)
 
 
 def test_values_of_sweeps() -> None:
@@ -189,13 +213,15 @@ def test_tables_and_series() -> None:
     good = Outcome("a", True, "", 2.0, 0.5, 50.0, 1.25, 4096, ("cpu:0", "cpu:1"), 0.0)
     bad = Outcome("b", False, UNFIT, largest_context=0)
     odd = Outcome("c", False, "no such device")
-    title, columns, rows = outcome_table([good, bad, odd], Workload())
+    late = Outcome("d", False, NO_TIME)
+    (title, columns, rows), (_, _, used) = outcome_tables([good, bad, odd, late], Workload())
     assert all(len(row) == len(columns) for row in rows)
-    assert rows[0][1:] == ("2 s", "1.25x", "50.0", "500 ms", "4096", "cpu:0, cpu:1")
-    assert (rows[1][1], rows[1][5], rows[2][1]) == (UNFIT, "none", "no plan")
+    assert rows[0][1:] == ("2 s", "1.25x", "50.0", "500 ms", "4096")
+    assert used == [("a", "cpu:0, cpu:1")]
+    assert (rows[1][1], rows[1][5], rows[2][1], rows[3][1]) == (UNFIT, "none", "no plan", "no time")
     assert "512 prompt" in title
     points = [Point("m", 1, good), Point("m", 2, bad), Point("n", 1, odd)]
-    assert len(sweep_table(points, "batch")[2]) == 3
+    assert [len(rows) for _, _, rows in sweep_tables(points, "batch")] == [3, 1]
     assert curves(points) == (
         ["1", "2"],
         {
