@@ -26,7 +26,7 @@ FOUND_BY_MIXING = "layers are cut in several ways, since memory is short: no sin
 
 
 DESCENTS = 2  # from so many starts
-WORTH_A_DESCENT = 1.1  # mixtures slower than this times the best other split are not descended from
+WORTH_A_DESCENT = 1.03  # mixtures slower than this times the best other split are not descended from
 
 
 @dataclass(frozen=True)

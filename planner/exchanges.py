@@ -26,7 +26,7 @@ class Exchange:
     `pulls`: what each set of producers costs. `least`: a bound on what is left of that once a consumer has its own
     slices. `own`: units that a device pulls from nobody, with what each saves. `sole_producer`: literals by device.
     `gathers`: for each column variant, a literal of being gathered from several, what all costs at least, what an
-    own unit saves, units. `sums`: for each row variant and number of producers, a literal of no fewer, the least cost.
+    own unit saves, units.
     `pulled`: variables made for the ticks of `pulls` by device and phase, -1 for `least`.
     """
 
@@ -35,7 +35,6 @@ class Exchange:
     own: list[tuple[list[Expression], list[Costs]]]
     sole_producer: list[Expression]
     gathers: list[tuple[Expression, list[Costs], list[Costs], int]] = field(default_factory=list)
-    sums: list[tuple[Expression, list[Costs]]] = field(default_factory=list)
     pulled: dict[tuple[int, int], Any] = field(default_factory=dict)
 
 
@@ -68,7 +67,6 @@ class Exchanges:
                 sums = [(literal, self._summed(held)) for held, literal in self._sets(v.inputs)]
                 exchange.pulls += sums
                 exchange.least += sums
-                exchange.sums += self._by_number(v.inputs)
                 continue
             self._gather(exchange, v.outputs, self.hidden)
             alone = [(s.whole, self._sliced((d,), self.hidden)) for d, s in enumerate(v.inputs.by_device)]
@@ -95,14 +93,6 @@ class Exchanges:
         if several:
             gathered = sum(literal for held, literal in sets if len(held) > 1)
             exchange.gathers.append((gathered, [_least(each) for each in zip(*several)], saved, dimension.count))
-
-    def _by_number(self, shares: Shares) -> list[tuple[Expression, list[Costs]]]:
-        """What consumers pay at least for the sums of so many producers or more."""
-        found, sets = [], self._sets(shares)
-        for number in range(2, len(self.devices) + 1) if shares.sets else ():
-            costs = [self._summed(held) for held, _ in sets if len(held) >= number]
-            found.append((sum(shares.counts[number - 1 :]), [_least(each) for each in zip(*costs)]))
-        return found
 
     def _sets(self, shares: Shares) -> list[tuple[Set, Expression]]:
         """Every set of producers with its literal; with many devices a number of several of them stands for all sets of
@@ -158,8 +148,7 @@ class Exchanges:
         pulls, least = ([(lit, late(c)) for lit, c in each] for each in (exchange.pulls, exchange.least))
         own = [(units, late(each)) for units, each in exchange.own]
         gathers = [(lit, late(full), late(saved), units) for lit, full, saved, units in exchange.gathers]
-        sums = [(lit, late(costs)) for lit, costs in exchange.sums]
-        return Exchange(pulls, least, own, exchange.sole_producer, gathers, sums)
+        return Exchange(pulls, least, own, exchange.sole_producer, gathers)
 
 
 def _least(options: Iterable[Costs]) -> Costs:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-WORKERS, SEEDS = 8, (0, 1)
+WORKERS, SEEDS = 4, (0, 1)
 GRACE_S = 2.0
 
 

@@ -179,9 +179,6 @@ class StageTimes:
             ticks = [int(c[phase] / self.tick_s) for c in full]
             gather = Gather(ticks, [c[phase] / self.tick_s for c in saved], units)
             yield literal, [least_after_gather(s.shares, s.components(phase), gather) for s in stages]
-        for literal, costs in exchange.sums:
-            before = [int(c[phase] / self.tick_s) for c in costs]
-            yield literal, [least_ticks(s.shares, s.components(phase), before) for s in stages]
 
     def _pushed(self, share: Share, push: int, sole_consumer: Expression) -> Expression:
         """Push ticks of a share; nothing where its device is the only consumer."""
