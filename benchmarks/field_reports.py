@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from functools import cache
+from textwrap import fill
 
 import msgspec
 from boxes import markdown
@@ -134,9 +135,8 @@ def section(report: Report, limit_s: float) -> str:
     table = markdown(HEADER, [row(step, limit_s) for step in report.steps])
     machines = dict.fromkeys(tried.machine for step in report.steps for tried in (step.before, step.after))
     where = ", ".join(f"`{machine}`" for machine in machines)
-    return (
-        f"**{report.name}** ({report.source}), as {where}. Assumed: {report.assumed}.\n\n{table}\n\n{report.differs}\n"
-    )
+    head = f"**{report.name}** ({report.source}), as {where}. Assumed: {report.assumed}."
+    return "\n\n".join((fill(head, 120, break_on_hyphens=False), table, fill(report.differs, 120))) + "\n"
 
 
 def main() -> None:

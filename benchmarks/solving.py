@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--model", default="llama-3.1-70b-int4", help="a name in examples/")
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--time-limit", type=float, default=60.0)
+    parser.add_argument("--time-limit", type=float, default=55.0, help="seconds for each solve")
     options = parser.parse_args()
     wanted = [int(count) for count in options.machines.split(",")] if options.machines else list(SOLVED_FOR)
     results: dict[tuple[int, str], list[Run]] = {}
