@@ -15,7 +15,8 @@ from .request import Request
 from .split_model import OBJECTIVE_TICKS, SplitModel
 
 SOLVED = ("OPTIMAL", "FEASIBLE")
-CLOSE_ENOUGH = 0.001  # the gap at which a search ends: fitted costs are no nearer to the true ones
+SEARCHED_GAP = 1e-5  # at which a search ends: wide gaps are met by chance, and a plan's would differ from run to run
+CLOSE_ENOUGH = 0.001  # the gap of a proof: fitted costs are no nearer to the true ones
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def fastest_split(
     model = new_model(pricer, request, caps, pricer.split_s(start) / OBJECTIVE_TICKS, limited=limited)
     model.hint(start)
     model.cp.minimize(model.objective)
-    answer = solve_model(model.cp, max(deadline, time.perf_counter() + 0.1), CLOSE_ENOUGH)
+    answer = solve_model(model.cp, max(deadline, time.perf_counter() + 0.1), SEARCHED_GAP)
     bound = max(answer.best_objective_bound, 0) if answer.status in (*SOLVED, "UNKNOWN") else 0
     bound_s = bound * model.tick_s / (1 + model.error)
     if answer.status not in SOLVED:

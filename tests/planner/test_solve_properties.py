@@ -36,6 +36,7 @@ FEW = settings(
     phases=[Phase.generate],  # shrinking would take minutes
     suppress_health_check=[HealthCheck.too_slow],
 )
+FEWER = settings(FEW, max_examples=6)
 MACHINES = [
     "rtx3090@4.0x16+rtx3060@4.0x4",
     "rtx3090+rtx4060ti+cpu:ddr5-2ch",
@@ -156,7 +157,7 @@ def test_no_neighbour_is_faster(instance: Instance) -> None:
     assert plan.objective_s <= min(map(pricer.split_s, near.every(plan.split)), default=1e9) * EQUAL
 
 
-@FEW
+@FEWER
 @given(synthetic())
 def test_the_same_plan_every_time(tmp_path_factory: Any, instance: Instance) -> None:
     """Two solves write the same bytes."""
@@ -168,7 +169,7 @@ def test_the_same_plan_every_time(tmp_path_factory: Any, instance: Instance) -> 
     assert len(written) == 2 * len(set(written))
 
 
-@FEW
+@FEWER
 @given(synthetic() | known(), st.data())
 def test_more_of_something_is_never_worse(instance: Instance, data: st.DataObject) -> None:
     """More memory on any device, or a link twice as fast: no plan is slower by more than plans that count as equal."""
