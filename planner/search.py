@@ -64,7 +64,7 @@ def fastest_split(
     model.cp.minimize(model.objective)
     answer = solve_model(model.cp, max(deadline, time.perf_counter() + 0.1), SEARCHED_GAP)
     bound = max(answer.best_objective_bound, 0) if answer.status in (*SOLVED, "UNKNOWN") else 0
-    bound_s = bound * model.tick_s / (1 + model.error + UNMODELLED)
+    bound_s = bound * model.tick_s / (1 + model.error + UNMODELLED * (len(caps) > 1))
     if answer.status not in SOLVED:
         return Found(None, False, bound_s, model.error)
     proven = answer.objective_value - bound <= CLOSE_ENOUGH * answer.objective_value
