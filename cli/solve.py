@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Cap, Split, by_device
+from .options import Split, workload_options
 from .output import emit, note, print_lines, print_tables
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..planner.model_spec import ModelSpec
     from ..planner.plan import Phase, Plan
 
-COUNT = click.IntRange(1, 2**24)
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
 STRATEGY = click.Choice(["row", "column"])
 SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "predicted", "baselines", "reasons")
@@ -25,13 +24,7 @@ SOLVE_FIELDS = ("status", "objective_s", "bound_s", "gap", "space", "solve_s", "
 @click.command()
 @click.argument("model")
 @click.option("--hardware", default="profile.json", show_default=True, metavar="FILE|MACHINE", help="See above.")
-@click.option("--prompt-tokens", type=COUNT, default=512, show_default=True, help="Per sequence.")
-@click.option("--new-tokens", type=COUNT, default=128, show_default=True, help="Per sequence.")
-@click.option("--batch", type=COUNT, default=1, show_default=True, help="Sequences at once.")
-@click.option("--context", type=COUNT, default=4096, show_default=True, help="Tokens the KV cache holds per sequence.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8", "int4"]), help="Of weights.")
-@click.option("--cache-dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the KV cache.")
-@click.option("--cap", "caps", type=Cap(), multiple=True, callback=by_device, help="Memory limit: cpu:0=8GiB.")
+@workload_options
 @click.option("--attention-split", type=Split(), help="KV heads per device, in profile order: 2,1.")
 @click.option("--attention-strategy", type=STRATEGY, help="What output projections are split along.")
 @click.option("--mlp-split", type=Split(), help="MLP columns per device, in profile order: 1024,512.")

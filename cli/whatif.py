@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Assignment, Cap, by_device, short_text
+from .options import Assignment, short_text, workload_options
 from .output import Progress, emit, note, print_lines, print_tables
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..planner.variants import Change, Variant
     from ..planner.whatif import Outcome
 
-COUNT = click.IntRange(1, 2**24)
 SECONDS = click.FloatRange(0.1, 86_400)
 
 
@@ -29,13 +28,7 @@ SECONDS = click.FloatRange(0.1, 86_400)
 @click.option("--link", "links", type=Assignment(), multiple=True, callback=short_text, help="Another slot.")
 @click.option("--sweep", type=click.Choice(["context", "batch", "link"]), help="A curve over this for each machine.")
 @click.option("--picture", metavar="FILE", help="The curves as .svg or .png.")
-@click.option("--prompt-tokens", type=COUNT, default=512, show_default=True, help="Per sequence.")
-@click.option("--new-tokens", type=COUNT, default=128, show_default=True, help="Per sequence.")
-@click.option("--batch", type=COUNT, default=1, show_default=True, help="Sequences at once.")
-@click.option("--context", type=COUNT, default=4096, show_default=True, help="Tokens the KV cache holds per sequence.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "int8", "int4"]), help="Of weights.")
-@click.option("--cache-dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the KV cache.")
-@click.option("--cap", "caps", type=Cap(), multiple=True, callback=by_device, help="Memory limit: cpu:0=8GiB.")
+@workload_options
 @click.option("--time-limit", type=SECONDS, default=5.0, show_default=True, metavar="S", help="For each search.")
 @click.option("--total-limit", type=SECONDS, default=300.0, show_default=True, metavar="S", help="For all together.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
