@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -61,7 +62,8 @@ def probes(quick: bool) -> Iterator[Probe]:
                 yield _streaming(op, rows, wide)  # type: ignore[arg-type]
         for kv_heads, heads in HEADS[:2] if quick else HEADS:
             for context in (max(rows, 64), 512) if quick else (max(rows, 64), 512, CAPACITY):
-                yield _attention(rows, kv_heads, heads, context)
+                yield _attention(rows, kv_heads, heads, context, "float32", torch.float32)
+                yield _attention(rows, kv_heads, heads, context, "bfloat16", torch.bfloat16)
 
 
 def _weight(bench: Bench, wide_in: int, wide_out: int, dtype: torch.dtype) -> torch.Tensor:
@@ -151,18 +153,20 @@ def _rope_kv_heads(wide: int) -> int:
     return max(1, wide // HEAD_DIM // 5)
 
 
-def _attention(rows: int, kv_heads: int, heads: int, context: int) -> Probe:
+def _attention(rows: int, kv_heads: int, heads: int, context: int, form: Format, dtype: torch.dtype) -> Probe:
     wide = heads * HEAD_DIM
 
     def start(bench: Bench, calls: int) -> Future[list[float]]:
         q, out, scores = bench.cold(rows, wide), bench.cold(rows, wide), bench.cold(bench.worker.lanes, CAPACITY)
-        caches = [bench.cold(2, kv_heads, CAPACITY, HEAD_DIM) for _ in range(min(calls, 4))]
+        shape = 2, kv_heads, CAPACITY, HEAD_DIM
+        words = prod(shape) * dtype.itemsize // 4
+        caches = [bench.cold(words).view(dtype).view(shape) for _ in range(min(calls, 4))]
         if rows == 1:
-            sizes = (heads, kv_heads, HEAD_DIM, CAPACITY, 0, heads // kv_heads)
+            sizes = (heads, kv_heads, HEAD_DIM, CAPACITY, 0, heads // kv_heads, 0, linear.FORMATS[dtype])
             where = [_address(q, *caches[i % len(caches)], out, scores) for i in range(calls)]
             return _tape(bench, [(tape.ATTENTION, *w, *sizes) for w in where], position=context - 1)
         keys, values = caches[0]
         group = heads // kv_heads
         return start_calls(bench, lambda: attention.reference(q, keys, values, context - rows, 0, out, group), calls)
 
-    return Probe("attention", rows, kv_heads * HEAD_DIM, wide, start, context=context)
+    return Probe("attention", rows, kv_heads * HEAD_DIM, wide, start, form, context)

@@ -23,7 +23,8 @@ class OpPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `linear`: [rows, in_features] @ [out_features, in_features]^T. `swiglu`: `out_features` columns of twice as many.
     `norm`, `residual`, `embed`, `argmax`: `in_features` wide. `rope`: (query heads + 2 KV heads) * head_dim wide.
-    `attention`: `out_features` = query heads * head_dim, `in_features` = KV heads * head_dim, `context` cached tokens.
+    `attention`: `out_features` = query heads * head_dim, `in_features` = KV heads * head_dim, `context` cached tokens
+    in `format`.
     `push`, `pull`: `in_features` float32 values a row through the host slots; `peers` = slices read by a pull.
     """
 

@@ -35,7 +35,7 @@ class CostModel:
         group_size: int = DEFAULT_GROUP,
     ) -> None:
         self.profile, self.dtype, self.group_size = profile, dtype, group_size
-        self.cache_bytes = DTYPE_BYTES[cache_dtype]
+        self.cache_dtype = cache_dtype
         self._seconds: dict[tuple[object, ...], float] = {}
         self._levels: dict[tuple[int, Kind, bool, Dtype], dict[int, _Level]] = {}
         self._lines: dict[tuple[int, Kind, bool], dict[int, _Line]] = {}
@@ -93,7 +93,7 @@ class CostModel:
         key, each = (step.device, step.kind, step.contended, dtype), self._bytes_each(step.kind, dtype)
         if key not in self._levels:
             points = self._points(device, step.kind, dtype)
-            measured = each if step.kind is Kind.LINEAR else 4.0  # the format that attention was measured with
+            measured = each if step.kind is Kind.LINEAR else float(DTYPE_BYTES[points[0].format])
             self._levels[key] = _levels(points, device, step.contended, measured)
         levels = self._levels[key]
         below, above, share = _bracket(sorted(levels), step.rows)
@@ -111,7 +111,7 @@ class CostModel:
     def _bytes_each(self, kind: Kind, dtype: Dtype) -> float:
         """Bytes of one weight (matrix products) or one cached value (attention)."""
         if kind is Kind.ATTENTION:
-            return self.cache_bytes
+            return DTYPE_BYTES[self.cache_dtype]
         return grouped_bytes(dtype, self.group_size) if is_quantised(dtype) else DTYPE_BYTES[dtype]
 
     def _rivals(self, step: Step) -> tuple[int, int]:
@@ -171,8 +171,11 @@ class CostModel:
         return self._lines[key]
 
     def _points(self, device: DeviceProfile, kind: Kind, dtype: Dtype | None = None) -> list[OpPoint]:
+        """Attention over a cache in another format than was measured is priced by that of float32."""
         wanted = dtype if kind is Kind.LINEAR else None
         points = [p for p in device.ops if p.op == kind and wanted in (None, p.format)]
+        if kind is Kind.ATTENTION:
+            points = [p for p in points if p.format == self.cache_dtype] or [p for p in points if p.format == "float32"]
         if not points:
             form = f" in {wanted}" if wanted else ""
             raise ValueError(f"the profile has no {kind} figures{form} for {device.name}: run `tpplan profile` again")

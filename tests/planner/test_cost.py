@@ -82,6 +82,24 @@ def test_bfloat16_weights_cost_less_where_bytes_decide() -> None:
     assert ratio == pytest.approx(0.5, abs=0.02)
 
 
+def test_attention_is_priced_by_its_caches_format() -> None:
+    """Where attention over a 16-bit cache was measured, those figures count; elsewhere the bytes decide."""
+    attend = step(Kind.ATTENTION, 1, 192, 576, context=512)
+    profile = make_profile([1.0, 0.5])
+    by_bytes = CostModel(profile, "float32", "bfloat16").step_s(attend)
+    slower = [
+        msgspec.structs.replace(p, format="bfloat16", alone_s=3 * p.alone_s, together_s=3 * p.together_s)
+        for p in profile.devices[0].ops
+        if p.op == "attention"
+    ]
+    device = msgspec.structs.replace(profile.devices[0], ops=(*profile.devices[0].ops, *slower))
+    measured = msgspec.structs.replace(profile, devices=(device, *profile.devices[1:]))
+    in_float32 = CostModel(profile, "float32").step_s(attend)
+    assert CostModel(measured, "float32").step_s(attend) == in_float32
+    assert by_bytes < in_float32
+    assert CostModel(measured, "float32", "bfloat16").step_s(attend) == pytest.approx(3 * in_float32, rel=0.02)
+
+
 def test_a_shared_path_lengthens_the_bytes_not_the_latency() -> None:
     """Two on a port as fast as one link push 16 KiB: one's own time, and that of its bytes once more. Without a port of
     that name, or with one twice as fast, nothing is added.
