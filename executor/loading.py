@@ -11,12 +11,12 @@ import torch
 
 from ..kernels.staging import Staging
 from ..kernels.worker import Worker
-from ..planner.layer_graph import device_steps, pass_steps
-from ..planner.memory import PHASES
+from ..planner.layer_graph import device_steps
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import PREFILL_CHUNK, Phase, Plan, Split
+from ..planner.plan import PREFILL_CHUNK, Phase, Plan
 from ..planner.steps import Kind, Step
 from .pass_runner import DeviceProgram, PassRunner
+from .phases import phase_steps, steps_of_any_phase
 from .program import Binder
 from .rope_tables import rope_tables
 from .state import DeviceState
@@ -24,16 +24,6 @@ from .weights import ShardReader, WeightFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Runners = dict[Phase, PassRunner]
-
-
-def phase_steps(model: ModelSpec, split: Split) -> dict[Phase, list[Step]]:
-    """One pass of each phase; the phases differ in who adds up partial sums, and so in their collectives."""
-    return {phase: pass_steps(model, split, rows=1, context=1, phase=phase) for phase in PHASES}
-
-
-def steps_of_any_phase(steps: dict[Phase, list[Step]], device: int) -> list[Step]:
-    """What `device` runs in any phase, none twice; empty for a device that takes no part."""
-    return list(dict.fromkeys(step for phase in steps for step in device_steps(steps[phase], device)))
 
 
 def slot_widths(steps: dict[Phase, list[Step]], hidden: int, devices: int) -> list[int]:

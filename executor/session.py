@@ -22,7 +22,8 @@ from ..planner.memory import device_bytes
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Phase, Plan
 from ..planner.steps import Kind
-from .loading import DTYPES, Runners, load, phase_steps, steps_of_any_phase
+from .loading import DTYPES, Runners, load
+from .phases import phase_steps, steps_of_any_phase
 from .sampling import Sampler
 from .trace import Trace
 from .weight_files import check_weights, open_weights

@@ -51,13 +51,15 @@ class Stored:
 def read_slice(fd: int, stored: Stored, rows: Range, columns: Range) -> Array:
     """Float32 [rows, columns] of a matrix (a vector is one row); ValueError if the file ends early or holds a NaN."""
     result = np.empty((size(rows), size(columns)), np.float32)
-    values, _ = GGML_QUANT_SIZES[stored.type]
+    values, block_bytes = GGML_QUANT_SIZES[stored.type]
     covering = (columns[0] // values * values, -(-columns[1] // values) * values)
     trimmed = slice(columns[0] - covering[0], columns[1] - covering[0])
     for begin, end in _batches(rows, size(covering)):
         out = result[begin - rows[0] : end - rows[0]]
         whole = out if covering == columns else np.empty((end - begin, size(covering)), np.float32)
-        decode(_read_raw(fd, stored, (begin, end), covering), stored.type, whole)
+        raw = np.empty((end - begin, size(covering) // values * block_bytes), np.uint8)
+        read_raw(fd, stored, (begin, end), covering, raw)
+        decode(raw, stored.type, whole)
         if whole is not out:
             out[:] = whole[:, trimmed]
         if not np.isfinite(out).all():
@@ -71,17 +73,15 @@ def _batches(rows: Range, columns: int) -> Iterator[Range]:
         yield begin, min(begin + step, rows[1])
 
 
-def _read_raw(fd: int, stored: Stored, rows: Range, columns: Range) -> Array:
-    """The stored bytes of whole blocks: uint8 [rows, bytes]."""
+def read_raw(fd: int, stored: Stored, rows: Range, columns: Range, raw: Array) -> None:
+    """Stored bytes of whole blocks into `raw`: uint8 [rows, bytes], contiguous. ValueError if the file is too short."""
     values, block_bytes = GGML_QUANT_SIZES[stored.type]
-    raw = np.empty((size(rows), size(columns) // values * block_bytes), np.uint8)
     begin = stored.offset + rows[0] * stored.row_bytes + columns[0] // values * block_bytes
     if raw.shape[1] == stored.row_bytes:
         _fill(fd, raw.reshape(-1), begin)
     else:
         for number, row in enumerate(raw):
             _fill(fd, row, begin + number * stored.row_bytes)
-    return raw
 
 
 def _fill(fd: int, buffer: Array, offset: int) -> None:

@@ -76,6 +76,18 @@ class WeightFiles:
             join_halves(values, stored.head_rows)
         return torch.from_numpy(values)
 
+    def read_into(self, out: torch.Tensor, name: str, rows: Range | None = None, columns: Range | None = None) -> None:
+        """What `read` gives, into `out` of any format on any device."""
+        out.copy_(self.read(name, rows, columns))
+
+    def stored(self, name: str) -> Stored:
+        """How and where the tensor lies in its file."""
+        return self._tensors[name]
+
+    def descriptor(self, stored: Stored) -> int:
+        """Of the open file that holds the tensor."""
+        return self._files[stored.path]
+
 
 def open_weights(path: str | Path, spec: ModelSpec) -> WeightFiles:
     """The weights at `path`, a GGUF file or a Hugging Face directory; ValueError in one line if they cannot be read."""

@@ -17,12 +17,17 @@ from ..planner.steps import Kind, Step
 from ..planner.strategy import OUTPUT_PROJECTION
 
 Key = tuple[int, str, str]  # layer, block, role of the step
+HOST = torch.device("cpu")
 
 
 class WeightFiles(Protocol):
-    """Reads slices of a checkpoint: `[out, in]` matrices by rows and columns, float32."""
+    """Reads slices of a checkpoint: `[out, in]` matrices by rows and columns."""
 
     def read(self, name: str, rows: Range | None = None, columns: Range | None = None) -> torch.Tensor: ...
+
+    def read_into(
+        self, out: torch.Tensor, name: str, rows: Range | None = None, columns: Range | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads the shards of device `device` under `split`."""
+    """Reads the shards of device `device` under `split`, to `place`."""
 
     files: WeightFiles
     model: ModelSpec
     split: Split
     dtype: torch.dtype
     device: int
+    place: torch.device = HOST
 
     def read_all(self, steps: Iterable[Step]) -> dict[Key, Shard]:
         """Shards of all steps that hold weights; a tied head shares the embedding's tensor."""
@@ -66,9 +72,9 @@ class ShardReader:
             case "lm_head":
                 return self._stacked(step, ["model.embed_tokens" if model.tied_embeddings else "lm_head"], [step.span])
             case "norm":
-                return Shard(self.files.read(_norm_name(step)))
+                return Shard(self._vector(_norm_name(step)))
             case "rope":
-                return Shard(*(self.files.read(f"{prefix}self_attn.{which}_norm.weight") for which in "qk"))
+                return Shard(*(self._vector(f"{prefix}self_attn.{which}_norm.weight") for which in "qk"))
             case "qkv":
                 queries, keys = (_scaled(s, model.head_dim) for s in (step.span, kv_span(step.span, model.group)))
                 names = [f"{prefix}self_attn.{which}_proj" for which in "qkv"]
@@ -96,15 +102,19 @@ class ShardReader:
         self, step: Step, names: list[str], rows: list[Range], has_bias: bool = False, columns: Range | None = None
     ) -> Shard:
         """The row ranges of several matrices below each other, read into place one after the other."""
-        weight = torch.empty(sum(map(size, rows)), step.in_features, dtype=self.dtype)
-        bias = torch.empty(len(weight)) if has_bias else None
+        weight = torch.empty(sum(map(size, rows)), step.in_features, dtype=self.dtype, device=self.place)
+        bias = torch.empty(len(weight), device=self.place) if has_bias else None
         at = 0
         for name, span in zip(names, rows, strict=True):
             here = slice(at, at := at + size(span))
-            weight[here] = self.files.read(f"{name}.weight", span, columns)
+            self.files.read_into(weight[here], f"{name}.weight", span, columns)
             if bias is not None:
-                bias[here] = self.files.read(f"{name}.bias", span)
+                self.files.read_into(bias[here], f"{name}.bias", span)
         return Shard(weight, bias)
+
+    def _vector(self, name: str) -> torch.Tensor:
+        """A norm's weights, float32."""
+        return self.files.read(name).to(self.place, torch.float32)
 
 
 def _scaled(span: Range, wide: int) -> Range:

@@ -1,0 +1,21 @@
+"""How a pass of any number of rows is cut into launches that were warmed up. Knows no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Rows of a launch; fewer are padded, so that every kernel is loaded before any waits for a peer."""
+
+
+def pieces(rows: int, position: int, capacity: int) -> Iterator[tuple[int, int]]:
+    """(rows, bucket) of the passes that take `rows` tokens: one padded pass, or more where the cache has no room for
+    padding behind the last token.
+    """
+    while rows:
+        bucket = next(b for b in BUCKETS if b >= min(rows, BUCKETS[-1]))
+        if position + bucket > capacity:
+            bucket = max(b for b in BUCKETS if b <= rows)
+        taken = min(rows, bucket)
+        yield taken, bucket
+        rows, position = rows - taken, position + taken

@@ -1,0 +1,93 @@
+"""What a GPU device holds while it runs: shards, KV cache, buffers. Knows sizes, neither steps' order nor peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ...planner.model_spec import ModelSpec
+from ...planner.plan import PREFILL_CHUNK, kv_span, size
+from ...planner.steps import Kind, Step
+from ..weights import Key, Shard
+
+FEW_ROWS = 16  # what the kernels of decode take at once
+POSITION, EPOCH, ROWS = range(3)  # words of `control`
+CONTROL_WORDS = 8
+_WIDTH_OF = {"qkv": "qkv", "gate_up": "gate_up", "attention": "mixed", "swiglu": "activated", "pull_inputs": "gathered"}
+
+
+@dataclass(frozen=True)
+class Formats:
+    """`weights`: of weights and of the activations that meet them; `cache`: of keys and values."""
+
+    weights: torch.dtype
+    cache: torch.dtype
+
+
+class GpuState:
+    """Made on the device's own thread and stream. `steps`: all that it will run, in any phase, none twice.
+
+    `hidden`, `part`, `sums`: float32 [rows, hidden]; `scaled`, `qkv`, `mixed`, `activated`, `gathered`: in the format
+    of the weights. `control`: int32, read by kernels, so that a captured graph never changes. `tokens`: int64 [rows].
+    """
+
+    def __init__(
+        self,
+        device: int,
+        place: torch.device,
+        model: ModelSpec,
+        steps: list[Step],
+        shards: dict[Key, Shard],
+        formats: Formats,
+        ropes: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        self.device, self.place, self.model, self.formats, self.shards = device, place, model, formats, shards
+        self.cos, self.sin = (table.to(place) for table in ropes)
+        self.capacity = len(self.cos)
+        self.rows = min(PREFILL_CHUNK, self.capacity)
+        self.cache = {step.layer: self._cache(step) for step in steps if step.kind is Kind.ROPE}
+        self.buffers = {name: self._buffer(name, wide) for name, wide in _widths(steps, model.hidden).items()}
+        self.control = torch.zeros(CONTROL_WORDS, dtype=torch.int32, device=place)
+        self.tokens = torch.zeros(self.rows, dtype=torch.int64, device=place)
+        self.best_id = torch.zeros(1, dtype=torch.int64, device=place)
+        self.best_value = torch.zeros(1, device=place)
+
+    def _cache(self, step: Step) -> torch.Tensor:
+        """[2, KV heads, capacity, head_dim]: keys, then values."""
+        kv_heads = size(kv_span(step.span, self.model.group))
+        shape = 2, kv_heads, self.capacity, self.model.head_dim
+        return torch.zeros(shape, dtype=self.formats.cache, device=self.place)
+
+    def _buffer(self, name: str, wide: int) -> torch.Tensor:
+        rows = 1 if name == "logits" else self.rows
+        exact = name in ("hidden", "part", "sums", "logits")
+        return torch.zeros(rows * wide, dtype=torch.float32 if exact else self.formats.weights, device=self.place)
+
+    def shard(self, step: Step) -> Shard:
+        return self.shards[step.layer, step.block, step.role]
+
+    def view(self, name: str, rows: int, wide: int) -> torch.Tensor:
+        """The first `rows * wide` values of a buffer as [rows, wide]."""
+        return self.buffers[name][: rows * wide].view(rows, wide)
+
+    @property
+    def bytes(self) -> int:
+        """Held on the device: distinct tensors, counted once."""
+        shards = [t for shard in self.shards.values() for t in (shard.weight, shard.bias) if t is not None]
+        held = [*shards, *self.cache.values(), *self.buffers.values(), self.cos, self.sin]
+        return sum({t.data_ptr(): t.numel() * t.element_size() for t in held if t.numel()}.values())
+
+
+def _widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:
+    """Widest use of each buffer, in values a row."""
+    widths = {"hidden": hidden, "part": hidden, "scaled": hidden}
+    for step in steps:
+        if step.role == "pull_parts":
+            widths["sums"] = hidden
+        elif step.role == "lm_head":
+            widths["logits"] = step.out_features
+        elif name := _WIDTH_OF.get(step.role):
+            widths[name] = max(widths.get(name, 0), step.out_features)
+    return widths
