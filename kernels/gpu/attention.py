@@ -76,7 +76,7 @@ def _decode(
         total = tl.zeros((HEADS, DIM), tl.float32)
         for start in range(begin, end, BLOCK):
             mask = (t < end - start)[:, None] & (d < HEAD_DIM)[None, :]
-            at = cached + start.to(tl.int64) * HEAD_DIM
+            at = cached + start * HEAD_DIM
             k = tl.load(keys + at, mask=mask, other=0.0)
             v = tl.load(values + at, mask=mask, other=0.0)
             scores = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
@@ -169,7 +169,7 @@ def _prefill(
     total = tl.zeros((ROWS, DIM), tl.float32)
     for start in tl.range(begin, end, BLOCK, num_stages=STAGES):
         mask = (t < end - start)[:, None] & (d < HEAD_DIM)[None, :]
-        at = cached + start.to(tl.int64) * HEAD_DIM
+        at = cached + start * HEAD_DIM
         k = tl.load(keys + at, mask=mask, other=0.0)
         scores = tl.dot(query, tl.trans(k), input_precision="ieee") * scale
         behind = position + row[:, None] - start - t[None, :]

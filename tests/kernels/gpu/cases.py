@@ -6,13 +6,31 @@ Run as a program, since the interpreter must be chosen before Triton is imported
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from triton.runtime import interpreter
 
 from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope
 
+
+
+def _scalars_index_again() -> None:
+    """Triton's interpreter calls int() on arrays of one element, which NumPy 2.4 no longer takes."""
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: type, scope: Any) -> None:
+        patch(tensor, scope)
+        tensor.__index__ = lambda self: self.handle.data.item()  # type: ignore[attr-defined]
+
+    interpreter._patch_lang_tensor = patched
+
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    _scalars_index_again()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
