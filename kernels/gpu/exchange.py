@@ -49,39 +49,59 @@ class Rank:
 
 
 @triton.jit
-def pack(values, WIRE: tl.constexpr, VALUES: tl.constexpr):
-    """Values [n, VALUES] float32, rounded to WIRE, as words' payloads [n] int32."""
+def load(tensor, at, inside, inside_high, VALUES: tl.constexpr):
+    """Both values of each word as float32: [n], [n]. Two loads a thread keep the layout of the words: no shuffles."""
+    low = tl.load(tensor + at, mask=inside, other=0.0).to(tl.float32)
+    high = low
     if VALUES == 2:
-        low, high = tl.split(values.to(WIRE).to(tl.int16, bitcast=True))
-        payload = (high.to(tl.int32) << 16) | (low.to(tl.int32) & 0xFFFF)
+        high = tl.load(tensor + at + 1, mask=inside_high, other=0.0).to(tl.float32)
+    return low, high
+
+
+@triton.jit
+def store(tensor, at, low, high, inside, inside_high, VALUES: tl.constexpr):
+    tl.store(tensor + at, low.to(tensor.dtype.element_ty), mask=inside)
+    if VALUES == 2:
+        tl.store(tensor + at + 1, high.to(tensor.dtype.element_ty), mask=inside_high)
+
+
+@triton.jit
+def pack(low, high, WIRE: tl.constexpr, VALUES: tl.constexpr):
+    """Float32 values, rounded to WIRE, as words' payloads: [n] int32."""
+    if VALUES == 2:
+        bits = low.to(WIRE).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+        payload = (high.to(WIRE).to(tl.int16, bitcast=True).to(tl.int32) << 16) | bits
     else:
-        payload = tl.reshape(values.to(tl.int32, bitcast=True), [values.shape[0]])
+        payload = low.to(tl.int32, bitcast=True)
     return payload
 
 
 @triton.jit
 def unpack(payload, WIRE: tl.constexpr, VALUES: tl.constexpr):
-    """The inverse: [n] int32 to [n, VALUES] float32."""
+    """The inverse: [n] int32 to two [n] float32."""
     if VALUES == 2:
-        pairs = tl.join(payload.to(tl.int16), (payload >> 16).to(tl.int16))
-        values = pairs.to(WIRE, bitcast=True).to(tl.float32)
+        low = payload.to(tl.int16).to(WIRE, bitcast=True).to(tl.float32)
+        high = (payload >> 16).to(tl.int16).to(WIRE, bitcast=True).to(tl.float32)
     else:
-        values = payload.to(tl.float32, bitcast=True)[:, None]
-    return values
+        low = payload.to(tl.float32, bitcast=True)
+        high = low
+    return low, high
 
 
 @triton.jit
 def finish(
-    value, column, inside, row, residual, out, out_stride, weight, scaled, scaled_stride, squares, program, programs
-):
-    """Adds the residual (loaded by the caller), writes out, scaled and this program's sum of squares."""
-    value += residual
-    tl.store(out + row * out_stride + column, value.to(out.dtype.element_ty), mask=inside)
+    low, high, at, inside, inside_high, row, out, out_stride, scale_low, scale_high, scaled, scaled_stride, squares,
+    program, programs, VALUES: tl.constexpr,
+):  # fmt: skip
+    """Writes out, scaled and this program's sum of squares."""
+    store(out, row * out_stride + at, low, high, inside, inside_high, VALUES)
     if scaled is not None:
-        tl.store(scaled + row * scaled_stride + column, (value * weight).to(scaled.dtype.element_ty), mask=inside)
+        store(scaled, row * scaled_stride + at, low * scale_low, high * scale_high, inside, inside_high, VALUES)
     if squares is not None:
-        kept = tl.where(inside, value, 0.0)
-        tl.store(squares + row * programs + program, tl.sum(tl.reshape(kept * kept, [kept.shape[0] * kept.shape[1]])))
+        kept = tl.where(inside, low * low, 0.0)
+        if VALUES == 2:
+            kept += tl.where(inside_high, high * high, 0.0)
+        tl.store(squares + row * programs + program, tl.sum(kept))
 
 
 @triton.jit(
@@ -99,41 +119,45 @@ def sum_kernel(
     """Program (i, row): words first_word + i * BLOCK on, of the full width; pulls those of columns [begin, end)."""
     program, row = tl.program_id(0), tl.program_id(1)
     word = first_word + program * BLOCK + tl.arange(0, BLOCK)
-    column = word[:, None] * VALUES + tl.arange(0, VALUES)[None, :]
+    column = word * VALUES
     epoch = tl.load(control + 1)
     slot = base + (epoch & 1).to(tl.int64) * copy_words * 8 + (row * row_words + word).to(tl.int64) * 8
+    payload = word
     if OWN >= 0:
-        mine = tl.load(part + row * part_stride + column, mask=column < width, other=0.0).to(tl.float32)
+        low, high = load(part, row * part_stride + column, column < width, column + 1 < width, VALUES)
         if carry is not None:
-            mine += tl.load(carry + row * carry_stride + column, mask=column < width, other=0.0).to(tl.float32)
-        payload = pack(mine, WIRE, VALUES)
+            more, more_high = load(carry, row * carry_stride + column, column < width, column + 1 < width, VALUES)
+            low, high = low + more, high + more_high
+        payload = pack(low, high, WIRE, VALUES)
         if PUSHES:
-            push_words(slot + OWN * slot_bytes, payload, epoch, word < row_words)
+            push_words(slot + OWN * slot_bytes.to(tl.int64), payload, epoch, word < row_words)
     if PULLS:
-        inside = (column >= begin) & (column < end)
-        column -= begin
-        kept = 0.0
+        inside, inside_high = (column >= begin) & (column < end), (column + 1 >= begin) & (column + 1 < end)
+        at = column - begin
+        kept, kept_high, scale, scale_high = 0.0, 0.0, 0.0, 0.0
         if residual is not None:
-            kept = tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
-        scale = 0.0
+            kept, kept_high = load(residual, row * residual_stride + at, inside, inside_high, VALUES)
         if scaled is not None:
-            scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+            scale, scale_high = load(weight, at, inside, inside_high, VALUES)
         if WAIT is not None:
-            needed = ((word * VALUES >= begin) & (word * VALUES < end)).to(tl.int32)
             arrived = tl.inline_asm_elementwise(
-                WAIT, CONSTRAINTS, [slot, slot_bytes, epoch, needed, abort, trouble, site << 8, limit_ms],
-                dtype=PAYLOADS, is_pure=False, pack=1,
+                WAIT, CONSTRAINTS, [slot, slot_bytes.to(tl.int64), epoch, inside.to(tl.int32), abort, trouble,
+                site << 8, limit_ms], dtype=PAYLOADS, is_pure=False, pack=1,
             )  # fmt: skip
-        total = tl.zeros([BLOCK, VALUES], tl.float32)
         for p in tl.static_range(PRODUCERS):
             if p == OWN:
-                one = unpack(payload, WIRE, VALUES)
+                one, one_high = unpack(payload, WIRE, VALUES)
             else:
-                one = unpack(arrived[p if (p < OWN or OWN < 0) else p - 1], WIRE, VALUES)
-            total = one if p == 0 else total + one
+                one, one_high = unpack(arrived[p if (p < OWN or OWN < 0) else p - 1], WIRE, VALUES)
+            if p == 0:
+                total, total_high = one, one_high
+            else:
+                total, total_high = total + one, total_high + one_high
+        if residual is not None:
+            total, total_high = total + kept, total_high + kept_high
         finish(
-            total, column, inside, row, kept, out, out_stride, scale, scaled, scaled_stride, squares,
-            program, tl.num_programs(0),
+            total, total_high, at, inside, inside_high, row, out, out_stride, scale, scale_high, scaled,
+            scaled_stride, squares, program, tl.num_programs(0), VALUES,
         )  # fmt: skip
 
 
@@ -164,38 +188,41 @@ def concat_kernel(
         columns += WIDTHS[k]
     row_words = (width + VALUES - 1) // VALUES
     word = block * BLOCK + tl.arange(0, BLOCK)
-    column = word[:, None] * VALUES + tl.arange(0, VALUES)[None, :]
+    column = word * VALUES
     epoch = tl.load(control + 1)
     at = (slot_words + row * row_words + word).to(tl.int64) * 8
     slot = base + (epoch & 1).to(tl.int64) * copy_words * 8 + at
-    inside = column < width
+    inside, inside_high = column < width, column + 1 < width
     own = producer == OWN
     payload = tl.zeros([BLOCK], tl.int32)
     if OWN >= 0:
-        mine = tl.load(part + row * part_stride + column, mask=inside & own, other=0.0).to(tl.float32)
+        low, high = load(part, row * part_stride + column, inside & own, inside_high & own, VALUES)
         if carry is not None:
-            mine += tl.load(carry + row * carry_stride + column, mask=inside & own, other=0.0).to(tl.float32)
-        payload = pack(mine, WIRE, VALUES)
+            more, more_high = load(carry, row * carry_stride + column, inside & own, inside_high & own, VALUES)
+            low, high = low + more, high + more_high
+        payload = pack(low, high, WIRE, VALUES)
         if PUSHES:
-            push_words(slot, payload, epoch, own & (word < row_words))
+            push_words(slot, payload, epoch, inside & own)
     if PULLS:
         target = start + column
-        kept = 0.0
+        kept, kept_high, scale, scale_high = 0.0, 0.0, 0.0, 0.0
         if residual is not None:
-            kept = tl.load(residual + row * residual_stride + target, mask=inside, other=0.0).to(tl.float32)
-        scale = 0.0
+            kept, kept_high = load(residual, row * residual_stride + target, inside, inside_high, VALUES)
         if scaled is not None:
-            scale = tl.load(weight + target, mask=inside, other=0.0).to(tl.float32)
+            scale, scale_high = load(weight, target, inside, inside_high, VALUES)
         if WAIT is not None:
-            needed = ((producer != OWN) & (word < row_words)).to(tl.int32)
+            needed = (inside & (producer != OWN)).to(tl.int32)
             arrived = tl.inline_asm_elementwise(
-                WAIT, CONSTRAINTS, [slot, tl.zeros([], tl.int64), epoch, needed, abort, trouble,
-                (site << 8) | producer, limit_ms], dtype=tl.int32, is_pure=False, pack=1,
+                WAIT, CONSTRAINTS, [slot, slot, epoch, needed, abort, trouble, (site << 8) | producer, limit_ms],
+                dtype=tl.int32, is_pure=False, pack=1,
             )  # fmt: skip
             payload = tl.where(own, payload, arrived)
+        total, total_high = unpack(payload, WIRE, VALUES)
+        if residual is not None:
+            total, total_high = total + kept, total_high + kept_high
         finish(
-            unpack(payload, WIRE, VALUES), target, inside, row, kept, out, out_stride, scale, scaled, scaled_stride,
-            squares, program, tl.num_programs(0),
+            total, total_high, target, inside, inside_high, row, out, out_stride, scale, scale_high, scaled,
+            scaled_stride, squares, program, tl.num_programs(0), VALUES,
         )  # fmt: skip
 
 

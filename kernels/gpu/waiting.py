@@ -33,12 +33,12 @@ mov.b32 $0, 0;
 
 
 @cache
-def wait_asm(producers: Sequence[int], reached: bool = False, acquire: bool = False) -> tuple[str, str]:
+def wait_asm(producers: Sequence[int], reached: bool = False, acquire: bool = False, words: bool = False) -> tuple[str, str]:
     """PTX and constraints of one thread's wait for the same word of each of `producers` (places among all producers).
 
     Inputs: address of the word of producer 0, bytes to the next producer's, epoch, 0 to skip, abort address, trouble
     address, call-site << 8 (| producer, where `producers` is (0,) for any one), limit in ms. Outputs: the payloads. `reached`: an epoch at least as late will do. `acquire`:
-    what the producer wrote before its word is seen too.
+    what the producer wrote before its word is seen too. `words`: `producers` are several words of one producer.
     """
     n = len(producers)
     base, stride, epoch, need, abort, trouble, site, limit = (f"${n + i}" for i in range(8))
@@ -66,7 +66,7 @@ def wait_asm(producers: Sequence[int], reached: bool = False, acquire: bool = Fa
     for k in reversed(range(n)):  # the first that is missing has the last word
         test, against = ("lt.s32", "0") if reached else ("ne.b32", epoch)
         lines += [f"setp.{test} again, flag{k}, {against};", "@again and.b32 stop, stop, 0xffffff00;"]
-        lines += [f"@again or.b32 stop, {site}, {producers[k] | 1 << 31};"]
+        lines += [f"@again or.b32 stop, {site}, {(0 if words else producers[k]) | 1 << 31};"]
     lines += [f"mov.b64 late, {{stop, {epoch}}};", f"st.relaxed.sys.global.b64 [{trouble}], late;"]
     lines += ["mov.b32 stop, 1;", f"st.relaxed.sys.global.b32 [{abort}], stop;", "FAILED:"]
     lines += [f"mov.b32 value{k}, 0;" for k in range(n)]
