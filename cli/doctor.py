@@ -20,7 +20,7 @@ NEEDED = (
     "click", "gguf", "jinja2", "matplotlib", "msgspec", "networkx", "numba", "numpy", "ortools", "rich", "safetensors",
     "tokenizers", "torch",
 )  # fmt: skip
-OPTIONAL = ("triton",)
+OPTIONAL = ("triton", "cuda-bindings")
 
 
 @click.command()
@@ -33,12 +33,15 @@ def command(as_json: bool) -> None:
     tpplan doctor --json
     """
     findings = _findings()
-    problems = _problems(findings)
+    gpus, gpu_problems = _gpus()
+    problems = _problems(findings) + gpu_problems
     if as_json:
-        print(json.dumps(findings | {"problems": problems}))
+        print(json.dumps(findings | {"gpus": gpus, "problems": problems}))
     else:
         for name, value in findings.items():
             print(f"{name.removesuffix('_bytes').replace('_', ' '):<24}{_cell(name, value)}")
+        for line in _lines(gpus):
+            print(f"{'GPU':<24}{line}")
         print("", *(problems or ["Everything that tpplan needs is here."]), sep="\n")
 
 
@@ -53,7 +56,6 @@ def _findings() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "cores_of_this_process": list(available_cores()),
         "free_memory_bytes": available_bytes(),
-        "gpus": _gpus(),
     }
 
 
@@ -73,12 +75,21 @@ def _broken(package: str) -> str | None:
     return None
 
 
-def _gpus() -> list[str]:
+def _gpus() -> tuple[list[dict[str, Any]], list[str]]:
+    """Figures of each GPU, and what is wrong with them; none where torch does not load, which is told elsewhere."""
     try:
-        import torch
-    except Exception:  # told among the problems
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        from ..executor.gpu.findings import gpu_findings
+    except Exception:
+        return [], []
+    return gpu_findings()
+
+
+def _lines(gpus: list[dict[str, Any]]) -> list[str]:
+    if not gpus:
+        return ["none"]
+    from ..executor.gpu.findings import described
+
+    return [described(gpu) for gpu in gpus]
 
 
 def _problems(findings: dict[str, Any]) -> list[str]:

@@ -123,7 +123,7 @@ def test_the_fingerprint_covers_every_figure() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        (["gpu"], "device 'gpu' is not understood; name CPU devices cpu, cpu:0 or cpu:0-3"),
+        (["gpu"], "device 'gpu' is not understood; name CPU devices cpu, cpu:0 or cpu:0-3, GPUs cuda:0"),
         (["cuda:0"], "device 'cuda:0' is not understood"),
         ([f"cpu:{ABSENT}"], f"device 'cpu:{ABSENT}' is not on this machine: it offers cores"),
         ([PAIR[0], f"cpu:{ABSENT}"], "is not on this machine"),
