@@ -1,0 +1,209 @@
+"""Bulk collectives and token hand-over of `kernels/gpu`: checks, a stalled rank, times. Jobs for `gpu_collectives`."""
+# ruff: noqa: B023  (each closure is called before its loop goes on)
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import torch
+
+from tpplan.benchmarks import gpu_collectives as base
+from tpplan.kernels.gpu.bulk import Bulk, new_bulk_slots
+from tpplan.kernels.gpu.exchange import Exchange, advance
+from tpplan.kernels.gpu.handover import Handover, new_handover, new_results, result
+from tpplan.kernels.gpu.host_memory import Layout
+from tpplan.kernels.gpu.slots import new_site
+
+GPU = base.GPU
+
+
+def check_bulk(streams, cases=40, seed=0):
+    """Random bulk collectives one after the other, numbers and rings going on; bitwise."""
+    rng, n = random.Random(seed), len(streams)
+    layout = Layout(n)
+    slots = new_bulk_slots(layout, 256, 4096)
+    box = base.Box(streams, layout, limit_ms=3000)
+    bulks = [Bulk(slots, rank) for rank in box.ranks]
+    every, number, done = list(range(n)), 0, 0
+    kinds = []
+    for _ in range(6):
+        combine, wire = rng.choice(["sum", "concat"]), rng.choice([torch.bfloat16, torch.float32, torch.float16])
+        producers, consumers = (sorted(rng.sample(every, rng.randint(1, n))) for _ in range(2))
+        width = rng.choice([64, 576, 1000, 4096])
+        widths = {d: width if combine == "sum" else rng.choice([3, 64, 576, 1000]) for d in producers}
+        kinds.append((combine, wire, producers, tuple(consumers), width, widths))
+    again = 0
+    while done < cases:
+        number += 1
+        combine, wire, producers, consumers, width, widths = rng.choice(kinds)
+        rows = rng.choice([2, 17, 100, 256])
+        parts = {d: torch.randn(rows, w, device=GPU) for d, w in widths.items()}
+        total = width if combine == "sum" else sum(widths.values())
+        span = (0, total) if combine == "concat" or rng.random() < 0.5 else (total // 3, total - 5)
+        wide = span[1] - span[0]
+        residual = torch.randn(rows, wide, device=GPU) if rng.random() < 0.5 else None
+        carry = torch.randn(rows, width, device=GPU) if combine == "sum" and rng.random() < 0.3 else None
+        outs = {d: torch.full((rows, wide), torch.nan, device=GPU) for d in consumers}
+        torch.cuda.synchronize()
+
+        def body(d):
+            more = {"part": parts.get(d), "out": outs.get(d), "residual": residual if d in outs else None}
+            more["carry"] = carry if d == producers[0] else None
+            if d in parts or d in outs:
+                bulks[d](number, widths, consumers, combine, wire, rows, span=span, **more)
+
+        base.together(streams, [lambda d=d: body(d) for d in every])
+        for _ in range(2):  # compiled under a waiting peer
+            if box.memory.aborted:
+                again += 1
+                box.memory.reset()
+                for b in bulks:
+                    b.reset()
+                base.together(streams, [lambda d=d: body(d) for d in every])
+        box.calm()
+        site = new_site(Layout(n), 1, widths, consumers, combine, wire, 1)
+        for d, out in outs.items():
+            want = base.reference(site, [parts[p] for p in producers], d, None, carry)[:, span[0] : span[1]]
+            want = want if residual is None else want + residual
+            assert torch.equal(out, want), (number, combine, wire, widths, consumers, d)
+        done += 1
+    box.memory.close()
+    return cases, f"{again} repeated after compiling"
+
+
+def check_handover(streams):
+    """Best value, lowest id on ties, NaN wins; the ring in host memory."""
+    n, layout = len(streams), Layout(len(streams))
+    site, rings = new_handover(layout, 9, tuple(range(n)), tuple(range(n))), [new_results(layout) for _ in range(n)]
+    box = base.Box(streams, layout, 3000)
+    hands = [Handover(site, rank, ring) for rank, ring in zip(box.ranks, rings)]
+    tokens = [torch.zeros(1, dtype=torch.int64, device=GPU) for _ in range(n)]
+    nan = float("nan")
+    cases = [([1.0, 2.0, 0.5], 20), ([2.0, 2.0, 2.0], 10), ([1.0, nan, 3.0], 20), ([-1.0, -3.0, -2.0], 10)]
+    nothing = (torch.zeros(1, device=GPU), torch.zeros(1, dtype=torch.int64, device=GPU))
+    torch.cuda.synchronize()
+    for d in range(n):  # compiles
+        with torch.cuda.stream(streams[d]):
+            Handover(site, base.Rank(box.memory, d, 0, 1), rings[d])(box.control[d], *nothing, tokens[d])
+    torch.cuda.synchronize()
+    box.memory.reset()
+    for epoch, (values, want) in enumerate(cases, 1):
+        best = [(torch.tensor([v], device=GPU), torch.tensor([10 * d + 10], device=GPU)) for d, v in enumerate(values)]
+        torch.cuda.synchronize()
+        base.together(streams, [lambda d=d: hands[d](box.control[d], *best[d], tokens[d]) for d in range(n)])
+        base.together(streams, [lambda d=d: advance(box.control[d]) for d in range(n)])
+        box.calm()
+        got = [int(t) for t in tokens] + [result(box.memory, ring, epoch) for ring in rings]
+        assert got == [want] * 2 * n, (values, got)
+    box.memory.close()
+    return len(cases)
+
+
+def check_stall(streams):
+    """Rank 0 never pushes: all others stop, say why, and the same process exchanges again."""
+    n, layout = len(streams), Layout(len(streams))
+    sites = [new_site(layout, 40 + k, dict.fromkeys(range(n), 576), range(n), "sum", torch.bfloat16) for k in range(3)]
+    box = base.Box(streams, layout, limit_ms=1000)
+    part, outs = torch.randn(1, 576, device=GPU), [torch.zeros(1, 576, device=GPU) for _ in range(n)]
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def body(d):
+        for site in sites:
+            Exchange(site, box.ranks[d])(box.control[d], part=part, out=outs[d])
+
+    torch.cuda.synchronize()
+    begun.record(streams[1])
+    base.together(streams[1:], [lambda d=d: body(d) for d in range(1, n)])
+    ended.record(streams[1])
+    torch.cuda.synchronize()
+    first = box.memory.troubles()[0]
+    assert (first.site, first.producer, first.epoch) == (40, 0, 1), box.memory.troubles()
+    assert first.device > 0
+    box.memory.reset()
+    base.together(streams, [lambda d=d: body(d) for d in range(n)])
+    box.calm()
+    assert all(torch.equal(o, outs[0]) for o in outs)
+    box.memory.close()
+    return f"{begun.elapsed_time(ended):.0f} ms, {first}"
+
+
+def time_bulk(streams, mib, pushers, pullers, tile, count=20):
+    """Median GB/s each way and rank of sums of `mib` MiB in bf16 among all ranks."""
+    n, rows, layout = len(streams), 256, Layout(len(streams))
+    width = int(mib * 2**20) // 2 // rows
+    slots = new_bulk_slots(layout, rows, width)
+    box = base.Box(streams, layout, 2000)
+    bulks = [Bulk(slots, rank, tile, pushers, pullers) for rank in box.ranks]
+    widths, number, times = dict.fromkeys(range(n), width), 0, []
+    parts = [torch.randn(rows, width, device=GPU) for _ in range(n)]
+    outs = [torch.zeros(rows, width, device=GPU) for _ in range(n)]
+    for repeat in range(8):
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        for k in range(count):
+            number += 1
+            for d, stream in enumerate(streams):
+                with torch.cuda.stream(stream):
+                    if d == 0 and k == 0:
+                        begun.record()
+                    bulks[d](number, widths, tuple(range(n)), "sum", torch.bfloat16, rows, parts[d], outs[d])
+                    if d == 0 and k == count - 1:
+                        ended.record()
+        torch.cuda.synchronize()
+        times.append(begun.elapsed_time(ended) / count)
+        if box.memory.aborted:
+            assert repeat < 4, box.memory.troubles()
+            box.memory.reset()
+            [b.reset() for b in bulks]
+            torch.cuda.synchronize()
+    ms = statistics.median(times[4:])
+    box.memory.close()
+    return f"{ms * 1e3:.0f} us, {mib * 2**20 / ms / 1e6:.1f} GB/s"
+
+
+def time_copies(streams, mib, count=20):
+    """Plain copies of `mib` MiB both ways at once, one rank's worth and two ranks' worth."""
+    size, found = int(mib * 2**20), []
+    for ranks in (1, 2):
+        host = [torch.zeros(size, dtype=torch.uint8, pin_memory=True) for _ in range(2 * ranks)]
+        card = [torch.ones(size, dtype=torch.uint8, device=GPU) for _ in range(2 * ranks)]
+        lanes = [torch.cuda.Stream() for _ in range(2 * ranks)]
+        best = []
+        for _ in range(5):
+            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            begun.record()
+            for lane in lanes:
+                lane.wait_event(begun)
+            for _ in range(count):
+                for i, lane in enumerate(lanes):
+                    with torch.cuda.stream(lane):
+                        host[i].copy_(card[i], non_blocking=True) if i % 2 else card[i].copy_(
+                            host[i], non_blocking=True
+                        )
+            for lane in lanes:
+                torch.cuda.current_stream().wait_stream(lane)
+            ended.record()
+            torch.cuda.synchronize()
+            best.append(begun.elapsed_time(ended) / count)
+        ms = statistics.median(best)
+        found.append(f"{ranks} ranks {ms * 1e3:.0f} us {mib * 2**20 / ms / 1e6:.1f} GB/s each way and rank")
+    return "; ".join(found)
+
+
+def jobs(streams):
+    made = [
+        ("bulk checks 2", lambda: check_bulk(streams[:2])),
+        ("bulk checks 3", lambda: check_bulk(streams, seed=1)),
+        ("handover 3", lambda: check_handover(streams)),
+        ("stall 3", lambda: check_stall(streams)),
+    ]
+    for mib in (1, 16):
+        made.append((f"copies {mib} MiB", lambda mib=mib: time_copies(streams, mib)))
+    for pushers, pullers, tile in ((16, 16, 2048), (8, 32, 2048), (16, 64, 2048), (16, 64, 4096)):
+        name = f"bulk 16 MiB 2 ranks {pushers}+{pullers} tile {tile}"
+        made.append((name, lambda p=pushers, q=pullers, t=tile: time_bulk(streams[:2], 16, p, q, t)))
+    made.append(("bulk 1 MiB 2 ranks", lambda: time_bulk(streams[:2], 1, 16, 64, 2048)))
+    made.append(("bulk 4 MiB 2 ranks", lambda: time_bulk(streams[:2], 4, 16, 64, 2048)))
+    return made

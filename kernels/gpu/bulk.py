@@ -1,0 +1,221 @@
+"""Large exchanges (prefill): chunks of plain values in host memory, each with a flag; both directions in one kernel.
+
+The first half of the programs pushes, the rest pulls. A chunk is some whole rows of a part, about
+CHUNK values; its flag is a word whose epoch is the number of the collective. Slots are few (RING a producer) and
+taken in turn by number; before a slot is written again its last readers must have said, in their `pulled` words, that
+they are through. Numbers grow by one with every bulk collective of the plan, whoever takes part, and begin at 1.
+Parts are added in producer order in float32 from what was rounded to the wire type: all members get the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import triton
+import triton.language as tl
+
+from .exchange import TL_TYPES, Rank, _stride
+from .host_memory import LINE_BYTES, Layout, round_up
+from .waiting import signal, wait_asm
+
+RING = 2
+CHUNK = 8192  # values
+TILE = 2048  # values that a program has in flight of each producer
+PUSHERS, PULLERS, WARPS = 16, 16, 8
+
+
+@dataclass(frozen=True)
+class BulkSlots:
+    """Host memory of all bulk collectives: RING slots of `slot_bytes` and as many lines of flags for each device."""
+
+    devices: int
+    slot_bytes: int
+    flag_bytes: int
+    data: int
+    flags: int
+    pulled: int
+
+
+def new_bulk_slots(layout: Layout, rows: int, width: int) -> BulkSlots:
+    """Room for parts of at most `rows` rows of `width` float32 values."""
+    values = rows * width
+    n, slot_bytes = layout.devices, round_up(values * 4, LINE_BYTES)
+    flag_bytes = rows * LINE_BYTES
+    data = layout.reserve(n * RING * slot_bytes)
+    flags = layout.reserve(n * RING * flag_bytes)
+    return BulkSlots(n, slot_bytes, flag_bytes, data, flags, layout.reserve(n * LINE_BYTES))
+
+
+@triton.jit
+def slot_of(data, data_step, device, WIRE: tl.constexpr):
+    """A device's slot, aligned to a line: said aloud, or Triton reads value by value."""
+    at = (data + device * data_step.to(tl.int64)).to(tl.pointer_type(WIRE), bitcast=True)
+    return tl.multiple_of(at, 128)
+
+
+@triton.jit
+def pull_tile(
+    mine, own_stride, carry, carry_stride, source, row, width, column, inside, IS_OWN: tl.constexpr, WIRE: tl.constexpr
+):
+    """One producer's values of a row as float32: this device's own, rounded, or from host memory."""
+    if IS_OWN:
+        value = tl.load(mine + row * own_stride + column, mask=inside, other=0.0).to(tl.float32)
+        if carry is not None:
+            value += tl.load(carry + row * carry_stride + column, mask=inside, other=0.0).to(tl.float32)
+        value = value.to(WIRE)
+    else:
+        value = tl.load(source + row * width + column, mask=inside, other=0.0, volatile=True)
+    return value.to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["readers_number", "number", "rows", "abort", "trouble", "limit_ms"])
+def bulk_kernel(
+    part, part_stride, carry, carry_stride, out, out_stride, residual, residual_stride, done, data, flags, data_step,
+    flag_step, pulled, readers_number, number, rows, begin, end, abort, trouble, limit_ms,
+    READERS_WAIT: tl.constexpr, READERS_CONSTRAINTS: tl.constexpr, READERS_PAYLOADS: tl.constexpr, WAIT: tl.constexpr,
+    CONSTRAINTS: tl.constexpr, PAYLOADS: tl.constexpr, DEVICES: tl.constexpr, WIDTHS: tl.constexpr,
+    DEVICE: tl.constexpr, OWN: tl.constexpr, CONCAT: tl.constexpr, CHUNK_ROWS: tl.constexpr, PUSHES: tl.constexpr,
+    PULLS: tl.constexpr, PUSHERS: tl.constexpr, PULLERS: tl.constexpr, WIRE: tl.constexpr, TILE: tl.constexpr,
+    LINE: tl.constexpr,
+):  # fmt: skip
+    """part, carry: [rows, own width]; out, residual: [rows, end - begin]; a chunk is CHUNK_ROWS rows of a part.
+
+    Strides and spans are specialised: only where Triton knows them to be multiples of 16 does it move 16 bytes at once.
+    They are the same in every pass, so one warm-up of a call-site loads what it needs.
+    """
+    program = tl.program_id(0)
+    chunks = tl.cdiv(rows, CHUNK_ROWS)
+    lanes = tl.arange(0, TILE)
+    if program < PUSHERS:
+        if PUSHES:
+            if READERS_WAIT is not None:
+                tl.inline_asm_elementwise(
+                    READERS_WAIT, READERS_CONSTRAINTS, [pulled, tl.full([], LINE, tl.int64), readers_number,
+                    tl.full([], 1, tl.int32), abort, trouble, (number & 0x3FFFFF) << 8, limit_ms],
+                    dtype=READERS_PAYLOADS, is_pure=False, pack=1,
+                )  # fmt: skip
+            mine = slot_of(data, data_step, DEVICE, WIRE)
+            for chunk in range(program, chunks, PUSHERS):
+                for row in range(chunk * CHUNK_ROWS, tl.minimum(rows, (chunk + 1) * CHUNK_ROWS)):
+                    for first in range(0, WIDTHS[OWN], TILE):
+                        column = first + lanes
+                        inside = column < WIDTHS[OWN]
+                        value = pull_tile(
+                            part, part_stride, carry, carry_stride, mine, row, 0, column, inside, True, WIRE
+                        )
+                        tl.store(mine + row * WIDTHS[OWN] + column, value.to(WIRE), mask=inside)
+                signal(flags + DEVICE * flag_step.to(tl.int64) + chunk.to(tl.int64) * LINE, 0, number)
+    elif PULLS:
+        for chunk in range(program - PUSHERS, chunks, PULLERS):
+            if WAIT is not None:
+                tl.inline_asm_elementwise(
+                    WAIT, CONSTRAINTS, [flags + chunk.to(tl.int64) * LINE, flag_step.to(tl.int64), number,
+                    tl.full([], 1, tl.int32), abort, trouble, (number & 0x3FFFFF) << 8, limit_ms],
+                    dtype=PAYLOADS, is_pure=False, pack=1,
+                )  # fmt: skip
+            for row in range(chunk * CHUNK_ROWS, tl.minimum(rows, (chunk + 1) * CHUNK_ROWS)):
+                if CONCAT:
+                    start = 0
+                    for k in tl.static_range(len(WIDTHS)):
+                        source = slot_of(data, data_step, DEVICES[k], WIRE)
+                        for first in range(0, WIDTHS[k], TILE):
+                            column = first + lanes
+                            inside = column < WIDTHS[k]
+                            value = pull_tile(
+                                part, part_stride, carry, carry_stride, source, row, WIDTHS[k], column, inside,
+                                k == OWN, WIRE,
+                            )  # fmt: skip
+                            if residual is not None:
+                                value += tl.load(residual + row * residual_stride + start + column, mask=inside)
+                            to = out + row * out_stride + start + column
+                            tl.store(to, value.to(out.dtype.element_ty), mask=inside)
+                        start += WIDTHS[k]
+                else:
+                    for first in range(begin, end, TILE):
+                        column = first + lanes
+                        inside = column < end
+                        for k in tl.static_range(len(WIDTHS)):
+                            source = slot_of(data, data_step, DEVICES[k], WIRE)
+                            value = pull_tile(
+                                part, part_stride, carry, carry_stride, source, row, WIDTHS[k], column, inside,
+                                k == OWN, WIRE,
+                            )  # fmt: skip
+                            if k == 0:
+                                total = value
+                            else:
+                                total += value
+                        at = column - begin
+                        if residual is not None:
+                            total += tl.load(residual + row * residual_stride + at, mask=inside)
+                        tl.store(out + row * out_stride + at, total.to(out.dtype.element_ty), mask=inside)
+        tl.debug_barrier()
+        if tl.atomic_add(done, 1) == PULLERS - 1:
+            tl.store(done, 0)
+            signal(pulled + DEVICE * LINE, 0, number)
+
+
+@dataclass
+class Bulk:
+    """One GPU device's part in the bulk collectives of a plan; keeps which of its slots others may still be reading."""
+
+    slots: BulkSlots
+    rank: Rank
+    tile: int = TILE
+    pushers: int = PUSHERS
+    pullers: int = PULLERS
+    readers: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # ring -> number, consumers
+
+    def __post_init__(self) -> None:
+        self.done = torch.zeros(1, dtype=torch.int32, device=f"cuda:{self.rank.gpu}")
+
+    def reset(self) -> None:
+        """Forgets earlier collectives; with `HostMemory.reset`, while all devices are idle."""
+        self.readers.clear()
+        self.done.zero_()
+
+    def __call__(
+        self,
+        number: int,
+        widths: dict[int, int],
+        consumers: tuple[int, ...],
+        combine: str,
+        wire: torch.dtype,
+        rows: int,
+        part: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
+        carry: torch.Tensor | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> None:
+        """Collective `number` of the plan over `rows` rows; `widths` by producer; `span`: the columns of a sum that
+        this device wants. Launches one kernel on the current stream.
+        """
+        s, r = self.slots, self.rank
+        devices = tuple(sorted(d for d, width in widths.items() if width))
+        wide = tuple(widths[d] for d in devices)
+        own = devices.index(r.device) if r.device in devices else -1
+        pulls, ring = r.device in consumers, number % RING
+        pushes = own >= 0 and consumers != (r.device,)
+        peers = tuple(d for d in devices if d != r.device)
+        wait, constraints = wait_asm(peers, acquire=True) if pulls and peers else (None, None)
+        before, readers = self.readers.get(ring, (0, ())) if pushes else (0, ())
+        held, held_constraints = wait_asm(readers, reached=True, acquire=True) if readers else (None, None)
+        if pushes:
+            self.readers[ring] = (number, tuple(c for c in consumers if c != r.device))
+        begin, end = span or (0, sum(wide) if combine == "concat" else wide[0])
+        bulk_kernel[(self.pushers + (self.pullers if pulls else 0),)](
+            part, _stride(part), carry, _stride(carry), out, _stride(out), residual, _stride(residual), self.done,
+            r.at(s.data + ring * s.slot_bytes), r.at(s.flags + ring * s.flag_bytes), RING * s.slot_bytes,
+            RING * s.flag_bytes, r.at(s.pulled), before, number, rows, begin, end, r.abort, r.trouble, r.limit_ms,
+            READERS_WAIT=held, READERS_CONSTRAINTS=held_constraints, READERS_PAYLOADS=(tl.int32,) * len(readers),
+            WAIT=wait, CONSTRAINTS=constraints, PAYLOADS=(tl.int32,) * len(peers), DEVICES=devices, WIDTHS=wide,
+            DEVICE=r.device, OWN=own, CONCAT=combine == "concat", CHUNK_ROWS=chunk_rows(sum(wide) // len(wide)),
+            PUSHES=pushes, PULLS=pulls, PUSHERS=self.pushers, PULLERS=self.pullers, WIRE=TL_TYPES[wire],
+            TILE=self.tile, LINE=LINE_BYTES, num_warps=WARPS,
+        )  # fmt: skip
+
+
+def chunk_rows(width: int) -> int:
+    """Rows of a chunk; at least one."""
+    return max(1, CHUNK // width)

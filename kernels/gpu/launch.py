@@ -1,0 +1,47 @@
+"""What launches and kernels of this folder share: programmatic dependent launch, tile sizes, the deferred RMSNorm scale.
+
+Programmatic dependent launch (compute capability 9.0 up): a kernel starts while the one before it on its stream drains.
+Every kernel calls `wait` before its first read or write of anything but weights, so order stays that of the stream.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@lru_cache
+def _overlaps(index: int) -> bool:
+    return torch.cuda.get_device_capability(index) >= (9, 0)
+
+
+def options(tensor: torch.Tensor) -> dict[str, bool]:
+    """Launch arguments that let a kernel start before the last one ends, where `tensor`'s device can."""
+    if tensor.is_cuda and _overlaps(tensor.device.index):
+        return {"OVERLAP": True, "launch_pdl": True}
+    return {"OVERLAP": False}
+
+
+def tile(count: int, least: int = 1, most: int = 1 << 20) -> int:
+    """The power of two that holds `count`, within [least, most]."""
+    return max(least, min(most, triton.next_power_of_2(count)))
+
+
+@triton.jit
+def wait(OVERLAP: tl.constexpr):
+    """Lets the next kernel start, then waits for the end of the last one."""
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+@triton.jit
+def inverse_rms(squares, row, parts, width, eps, PARTS: tl.constexpr):
+    """1 / sqrt(sum(squares[row]) / width + eps); squares: [rows, parts] float32."""
+    at = tl.arange(0, PARTS)
+    total = tl.sum(tl.load(squares + row * parts + at, mask=at < parts, other=0.0), 0)
+    return 1.0 / tl.sqrt(total / width + eps)
