@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -51,6 +52,7 @@ class GpuState:
         self.buffers = {name: self._buffer(name, wide) for name, wide in _widths(steps, model.hidden).items()}
         self.control = torch.zeros(CONTROL_WORDS, dtype=torch.int32, device=place)
         self.tokens = torch.zeros(self.rows, dtype=torch.int64, device=place)
+        self.position = self.last_row = 0  # of the pass at hand, for what is not captured
         self.best_id = torch.zeros(1, dtype=torch.int64, device=place)
         self.best_value = torch.zeros(1, device=place)
 
@@ -64,6 +66,11 @@ class GpuState:
         rows = 1 if name == "logits" else self.rows
         exact = name in ("hidden", "part", "sums", "logits")
         return torch.zeros(rows * wide, dtype=torch.float32 if exact else self.formats.weights, device=self.place)
+
+    def attention_scratch(self, heads: int) -> Any:
+        return None
+
+    argmax_scratch = None
 
     def shard(self, step: Step) -> Shard:
         return self.shards[step.layer, step.block, step.role]

@@ -48,7 +48,16 @@ def new_bulk_slots(layout: Layout, rows: int, width: int) -> BulkSlots:
 
 
 @triton.jit
-def pull_tile(mine, own_stride, carry, carry_stride, source, row, width, column, inside, IS_OWN: tl.constexpr, WIRE: tl.constexpr):
+def slot_of(data, data_step, device, WIRE: tl.constexpr):
+    """A device's slot, aligned to a line: said aloud, or Triton reads value by value."""
+    at = (data + device * data_step.to(tl.int64)).to(tl.pointer_type(WIRE), bitcast=True)
+    return tl.multiple_of(at, 128)
+
+
+@triton.jit
+def pull_tile(
+    mine, own_stride, carry, carry_stride, source, row, width, column, inside, IS_OWN: tl.constexpr, WIRE: tl.constexpr
+):
     """One producer's values of a row as float32: this device's own, rounded, or from host memory."""
     if IS_OWN:
         value = tl.load(mine + row * own_stride + column, mask=inside, other=0.0).to(tl.float32)
@@ -60,12 +69,7 @@ def pull_tile(mine, own_stride, carry, carry_stride, source, row, width, column,
     return value.to(tl.float32)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "part_stride", "carry_stride", "out_stride", "residual_stride", "readers_number", "number", "rows",
-        "begin", "end", "abort", "trouble", "limit_ms",
-    ]
-)  # fmt: skip
+@triton.jit(do_not_specialize=["readers_number", "number", "rows", "abort", "trouble", "limit_ms"])
 def bulk_kernel(
     part, part_stride, carry, carry_stride, out, out_stride, residual, residual_stride, done, data, flags, data_step,
     flag_step, pulled, readers_number, number, rows, begin, end, abort, trouble, limit_ms,
@@ -75,7 +79,11 @@ def bulk_kernel(
     PULLS: tl.constexpr, PUSHERS: tl.constexpr, PULLERS: tl.constexpr, WIRE: tl.constexpr, TILE: tl.constexpr,
     LINE: tl.constexpr,
 ):  # fmt: skip
-    """part, carry: [rows, own width]; out, residual: [rows, end - begin]; a chunk is CHUNK_ROWS rows of a part."""
+    """part, carry: [rows, own width]; out, residual: [rows, end - begin]; a chunk is CHUNK_ROWS rows of a part.
+
+    Strides and spans are specialised: only where Triton knows them to be multiples of 16 does it move 16 bytes at once.
+    They are the same in every pass, so one warm-up of a call-site loads what it needs.
+    """
     program = tl.program_id(0)
     chunks = tl.cdiv(rows, CHUNK_ROWS)
     lanes = tl.arange(0, TILE)
@@ -87,7 +95,7 @@ def bulk_kernel(
                     tl.full([], 1, tl.int32), abort, trouble, (number & 0x3FFFFF) << 8, limit_ms],
                     dtype=READERS_PAYLOADS, is_pure=False, pack=1,
                 )  # fmt: skip
-            mine = (data + DEVICE * data_step.to(tl.int64)).to(tl.pointer_type(WIRE), bitcast=True)
+            mine = slot_of(data, data_step, DEVICE, WIRE)
             for chunk in range(program, chunks, PUSHERS):
                 for row in range(chunk * CHUNK_ROWS, tl.minimum(rows, (chunk + 1) * CHUNK_ROWS)):
                     for first in range(0, WIDTHS[OWN], TILE):
@@ -110,7 +118,7 @@ def bulk_kernel(
                 if CONCAT:
                     start = 0
                     for k in tl.static_range(len(WIDTHS)):
-                        source = (data + DEVICES[k] * data_step.to(tl.int64)).to(tl.pointer_type(WIRE), bitcast=True)
+                        source = slot_of(data, data_step, DEVICES[k], WIRE)
                         for first in range(0, WIDTHS[k], TILE):
                             column = first + lanes
                             inside = column < WIDTHS[k]
@@ -128,7 +136,7 @@ def bulk_kernel(
                         column = first + lanes
                         inside = column < end
                         for k in tl.static_range(len(WIDTHS)):
-                            source = (data + DEVICES[k] * data_step.to(tl.int64)).to(tl.pointer_type(WIRE), bitcast=True)
+                            source = slot_of(data, data_step, DEVICES[k], WIRE)
                             value = pull_tile(
                                 part, part_stride, carry, carry_stride, source, row, WIDTHS[k], column, inside,
                                 k == OWN, WIRE,
@@ -160,6 +168,11 @@ class Bulk:
 
     def __post_init__(self) -> None:
         self.done = torch.zeros(1, dtype=torch.int32, device=f"cuda:{self.rank.gpu}")
+
+    def reset(self) -> None:
+        """Forgets earlier collectives; with `HostMemory.reset`, while all devices are idle."""
+        self.readers.clear()
+        self.done.zero_()
 
     def __call__(
         self,

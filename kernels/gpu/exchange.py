@@ -106,15 +106,16 @@ def finish(
 
 @triton.jit(
     do_not_specialize=[
-        "part_stride", "carry_stride", "out_stride", "residual_stride", "scaled_stride", "base", "copy_words", "slot_bytes",
-        "row_words", "first_word", "width", "begin", "end", "abort", "trouble", "site", "limit_ms",
+        "part_stride", "carry_stride", "out_stride", "residual_stride", "scaled_stride", "base", "copy_words",
+        "slot_bytes", "row_words", "first_word", "width", "begin", "end", "abort", "trouble", "site", "limit_ms",
     ]
 )  # fmt: skip
 def sum_kernel(
-    part, part_stride, carry, carry_stride, out, out_stride, residual, residual_stride, weight, scaled, scaled_stride, squares,
-    control, base, copy_words, slot_bytes, row_words, first_word, width, begin, end, abort, trouble, site, limit_ms,
-    WAIT: tl.constexpr, CONSTRAINTS: tl.constexpr, PAYLOADS: tl.constexpr, PRODUCERS: tl.constexpr, OWN: tl.constexpr,
-    PULLS: tl.constexpr, PUSHES: tl.constexpr, WIRE: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
+    part, part_stride, carry, carry_stride, out, out_stride, residual, residual_stride, weight, scaled, scaled_stride,
+    squares, control, base, copy_words, slot_bytes, row_words, first_word, width, begin, end, abort, trouble, site,
+    limit_ms, WAIT: tl.constexpr, CONSTRAINTS: tl.constexpr, PAYLOADS: tl.constexpr, PRODUCERS: tl.constexpr,
+    OWN: tl.constexpr, PULLS: tl.constexpr, PUSHES: tl.constexpr, WIRE: tl.constexpr, VALUES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Program (i, row): words first_word + i * BLOCK on, of the full width; pulls those of columns [begin, end)."""
     program, row = tl.program_id(0), tl.program_id(1)

@@ -3,8 +3,8 @@
 A word is 8 bytes, little-endian: 4 payload bytes, then the 32-bit epoch of the pass that wrote it. It is written by
 one store and read by one load, so whoever reads the right epoch has the payload too; there is no other flag.
 A payload is one float32, or two values of a 2-byte type (the lower half is the first; a last odd value has zero
-beside it). A slot is `[rows, row_words(width)]` words, row after row; a site has `SLOT_COPIES` slots for each producer, and
-pass `epoch` uses copy `epoch % SLOT_COPIES`: word i of a producer's row r is at
+beside it). A slot is `[rows, row_words(width)]` words; a site has `SLOT_COPIES` slots for each producer, and pass
+`epoch` uses copy `epoch % SLOT_COPIES`: word i of a producer's row r is at
 
     site.offset + 8 * ((epoch % 2) * site.copy_words + site.slot_words[producer] + r * row_words(width) + i)
 
@@ -78,7 +78,8 @@ def new_site(
     """Reserves the slots of call-site `number` (below 2^22); `widths` by producer, where zero means no part in it."""
     producers = tuple(sorted(d for d, width in widths.items() if width))
     wide = tuple(widths[d] for d in producers)
-    assert producers and consumers, "a collective without members"
+    assert producers, "a collective without producers"
+    assert consumers, "a collective without consumers"
     assert combine == "concat" or len(set(wide)) == 1, "the parts of a sum are equally wide"
     sizes = [round_up(rows * row_words(width, wire), LINE_BYTES // WORD_BYTES) for width in wide]
     total = sum(wide) if combine == "concat" else wide[0]

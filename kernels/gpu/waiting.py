@@ -1,6 +1,7 @@
 """The inline PTX of the collectives: 8-byte stores that others see at once, and bounded waits for words of others.
 
-Every thread waits for its own words and leaves at once when they are there: no barrier, all its loads in flight.
+Every thread waits for its own words and leaves at once when they are there: no barrier, all its loads in flight, and
+no load repeated for a word that has come.
 A wait that fails gives 0 for what it waited for: it ends by `abort`, or by the deadline, which sets abort itself
 after writing what was missing into the trouble word: epoch << 32 | 1 << 31 | site << 8 | producer.
 """
@@ -33,12 +34,14 @@ mov.b32 $0, 0;
 
 
 @cache
-def wait_asm(producers: Sequence[int], reached: bool = False, acquire: bool = False, words: bool = False) -> tuple[str, str]:
+def wait_asm(
+    producers: Sequence[int], reached: bool = False, acquire: bool = False, words: bool = False
+) -> tuple[str, str]:
     """PTX and constraints of one thread's wait for the same word of each of `producers` (places among all producers).
 
     Inputs: address of the word of producer 0, bytes to the next producer's, epoch, 0 to skip, abort address, trouble
-    address, call-site << 8 (| producer, where `producers` is (0,) for any one), limit in ms. Outputs: the payloads. `reached`: an epoch at least as late will do. `acquire`:
-    what the producer wrote before its word is seen too. `words`: `producers` are several words of one producer.
+    address, call-site << 8 (| producer, where `producers` is (0,) for any one), limit in ms. Outputs: the payloads.
+    `reached`: an epoch at least as late will do. `acquire`: what the producer wrote before its word is seen too. `words`: `producers` are several words of one producer.
     """
     n = len(producers)
     base, stride, epoch, need, abort, trouble, site, limit = (f"${n + i}" for i in range(8))
@@ -47,15 +50,16 @@ def wait_asm(producers: Sequence[int], reached: bool = False, acquire: bool = Fa
     for k, producer in enumerate(producers):
         lines += [f".reg .b64 at{k}, word{k};", f".reg .b32 value{k}, flag{k};", f"mov.b32 value{k}, 0;"]
         lines += [f"mad.lo.s64 at{k}, {stride}, {producer}, {base};"]
+    lines += [f".reg .pred missing{k};" for k in range(n)] + [f"setp.ne.s32 missing{k}, {need}, 0;" for k in range(n)]
     lines += ["mov.b32 polls, 0;", "mov.b64 begun, 0;", f"setp.eq.s32 again, {need}, 0;", "@again bra DONE;", "AGAIN:"]
-    lines += [f"ld.{order}.sys.global.b64 word{k}, [at{k}];" for k in range(n)]
+    lines += [f"@missing{k} ld.{order}.sys.global.b64 word{k}, [at{k}];" for k in range(n)]
     for k in range(n):
         lines += [f"mov.b64 {{value{k}, flag{k}}}, word{k};"]
         if reached:
             lines += [f"sub.s32 flag{k}, flag{k}, {epoch};"]
         test, against = ("lt.s32", "0") if reached else ("ne.b32", epoch)
-        both = f"setp.{test.replace('.', '.or.', 1)} waiting, flag{k}, {against}, waiting;"
-        lines += [both if k else f"setp.{test} waiting, flag{k}, {against};"]
+        lines += [f"setp.{test} missing{k}, flag{k}, {against};"]
+    lines += ["mov.pred waiting, missing0;", *(f"or.pred waiting, waiting, missing{k};" for k in range(1, n))]
     lines += ["@!waiting bra DONE;", "add.u32 polls, polls, 1;"]
     lines += [f"and.b32 stop, polls, {POLLS_BETWEEN_CHECKS - 1};", "setp.ne.u32 again, stop, 0;", "@again bra AGAIN;"]
     lines += [f"ld.relaxed.sys.global.b32 stop, [{abort}];", "setp.ne.u32 again, stop, 0;", "@again bra FAILED;"]
@@ -64,9 +68,7 @@ def wait_asm(producers: Sequence[int], reached: bool = False, acquire: bool = Fa
     lines += ["mul.lo.s64 limit_ns, limit_ns, 1000000;", "setp.lt.u64 again, now, limit_ns;", "@again bra AGAIN;"]
     lines += [f"or.b32 stop, {site}, 0x80000000;"]
     for k in reversed(range(n)):  # the first that is missing has the last word
-        test, against = ("lt.s32", "0") if reached else ("ne.b32", epoch)
-        lines += [f"setp.{test} again, flag{k}, {against};", "@again and.b32 stop, stop, 0xffffff00;"]
-        lines += [f"@again or.b32 stop, {site}, {(0 if words else producers[k]) | 1 << 31};"]
+        lines += [f"@missing{k} or.b32 stop, {site}, {(0 if words else producers[k]) | 1 << 31};"]
     lines += [f"mov.b64 late, {{stop, {epoch}}};", f"st.relaxed.sys.global.b64 [{trouble}], late;"]
     lines += ["mov.b32 stop, 1;", f"st.relaxed.sys.global.b32 [{abort}], stop;", "FAILED:"]
     lines += [f"mov.b32 value{k}, 0;" for k in range(n)]
@@ -86,6 +88,4 @@ def push_words(address, payload, epoch, needed):
 def signal(address, payload, epoch):
     """One word, after everything that this program wrote."""
     tl.debug_barrier()
-    tl.inline_asm_elementwise(
-        SIGNAL_ASM, "=r,l,r,r", [address, payload, epoch], dtype=tl.int32, is_pure=False, pack=1
-    )
+    tl.inline_asm_elementwise(SIGNAL_ASM, "=r,l,r,r", [address, payload, epoch], dtype=tl.int32, is_pure=False, pack=1)

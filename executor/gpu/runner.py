@@ -1,0 +1,213 @@
+"""Runs passes of GPU programs: prefill launch by launch, decode as one replayed graph a device, all devices at once.
+
+Knows rows, graphs, streams and what to say when a device fails. Knows nothing of which kernels a program launches.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Condition
+
+import torch
+
+from ...planner.steps import Step
+from ..failures import DeviceFailed
+from .exchanges import Host
+from .pieces import pieces
+from .program import Launch
+from .state import GpuState
+from .workers import GpuWorker
+
+AHEAD = 2  # decode steps enqueued before the host has seen the token of the first
+TOKEN_LIMIT_S = 20.0
+
+
+@dataclass
+class GpuProgram:
+    """One device's launches of one phase. `graph`: one row from token to best token, once captured."""
+
+    name: str
+    state: GpuState
+    worker: GpuWorker
+    launches: list[Launch]
+    graph: torch.cuda.CUDAGraph | None = None
+    before_head: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        heads = (i for i, launch in enumerate(self.launches) if launch.steps[-1].block == "head")
+        self.before_head = next(heads, len(self.launches))
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for launch in self.launches for step in launch.steps]
+
+    def launch(self, rows: int, logits: bool) -> None:
+        """Enqueues a pass; returns before it has run."""
+        for launch in self.launches if logits else self.launches[: self.before_head]:
+            launch.run(rows)
+        if logits:
+            self.state.hand_over()
+
+    def capture(self) -> None:
+        """Records a pass of one row; everything it launches must have been loaded before."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.worker.stream, capture_error_mode="thread_local"):
+            self.launch(1, logits=True)
+        self.graph = graph
+
+
+class Goal:
+    """How many replays every device is to enqueue: told by one thread, followed by one a device."""
+
+    def __init__(self) -> None:
+        self._steps, self._ended, self._changed = 0, False, Condition()
+
+    def raise_to(self, steps: int) -> None:
+        with self._changed:
+            self._steps = max(self._steps, steps)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """No more than what has been asked for."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def beyond(self, done: int) -> bool:
+        """Waits until more than `done` are asked for; False when no more will be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._steps > done, TOKEN_LIMIT_S)
+            return self._steps > done
+
+
+class GpuRunner:
+    """The programs of one phase on all devices that take part, ready to run passes one after the other.
+
+    `epochs` counts the passes of all phases, as every device does in its own memory.
+    """
+
+    def __init__(self, programs: Sequence[GpuProgram], host: Host, capacity: int, logits: torch.Tensor) -> None:
+        self.programs, self.host, self.capacity, self._logits = programs, host, capacity, logits
+
+    def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
+        """Passes over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
+        at = 0
+        for taken, bucket in pieces(len(tokens), position, self.capacity):
+            last = at + taken == len(tokens)
+            self._pass(tokens[at : at + taken], bucket, position + at, logits and last)
+            at += taken
+
+    def _pass(self, tokens: Sequence[int], bucket: int, position: int, logits: bool) -> None:
+        self.host.epoch += 1
+        padded = [*tokens, *(0,) * (bucket - len(tokens))]
+
+        def enqueue(program: GpuProgram) -> None:
+            program.state.upload(padded, position, len(tokens), self.host.epoch)
+            if bucket == 1 and logits and program.graph is not None:
+                program.graph.replay()
+            else:
+                program.launch(bucket, logits)
+
+        self._everywhere(enqueue)
+
+    def decode(self, token: int, position: int, steps: int) -> Iterator[int]:
+        """The likeliest tokens after `token` at `position`, at most `steps`; devices pass them on among themselves.
+
+        Closing the iterator early ends the devices' work; steps already enqueued are run and forgotten.
+        """
+        first, goal = self.host.epoch + 1, Goal()
+
+        def replays(program: GpuProgram) -> None:
+            program.state.upload([token], position, 1, first)
+            done = 0
+            while goal.beyond(done):
+                assert program.graph is not None
+                program.graph.replay()
+                done += 1
+
+        with self._running(replays):
+            try:
+                for step in range(steps):
+                    self.host.epoch = first + min(step + AHEAD, steps) - 1
+                    goal.raise_to(min(step + AHEAD, steps))
+                    yield self._token(first + step)
+            finally:
+                goal.end()
+
+    def best_token(self) -> int:
+        """The likeliest token of the last pass, the lowest id on ties. ValueError where it is not a number."""
+        return self._token(self.host.epoch)
+
+    def _token(self, epoch: int) -> int:
+        deadline_s = time.monotonic() + TOKEN_LIMIT_S
+        while (found := self.host.best(epoch)) is None:
+            if time.monotonic() > deadline_s or self.host.aborted:
+                raise self._failure()
+            time.sleep(2e-5)
+        token, value = found
+        if not math.isfinite(value):
+            raise ValueError("the logits are not numbers: damaged weights?")
+        return token
+
+    def gather_logits(self) -> None:
+        """Copies the last pass's logits of all devices to the host."""
+        for program in self.programs:
+            for step in program.steps:
+                if step.role == "lm_head":
+                    device = program.state.buffers["logits"][: step.out_features]
+                    self._logits[slice(*step.span)].copy_(program.worker.submit(device.cpu).result())
+
+    def abort(self) -> None:
+        """Ends every wait, now and later."""
+        self.host.abort()
+
+    def _everywhere(self, job) -> None:  # type: ignore[no-untyped-def]
+        with self._running(job):
+            pass
+
+    @contextmanager
+    def _running(self, job) -> Iterator[None]:  # type: ignore[no-untyped-def]
+        """`job(program)` and the end of its work on all threads at once; any failure ends the others."""
+        jobs = [program.worker.submit(lambda p=program: self._finished(p, job)) for program in self.programs]
+        try:
+            yield
+            wait(jobs, return_when=FIRST_EXCEPTION)
+        finally:
+            if any(done.done() and done.exception() for done in jobs):
+                self.abort()
+            wait(jobs)
+        self._raise_failures(jobs)
+
+    def _finished(self, program: GpuProgram, job) -> None:  # type: ignore[no-untyped-def]
+        job(program)
+        program.worker.stream.synchronize()
+
+    def _raise_failures(self, jobs: Sequence[Future[None]]) -> None:
+        failed = [(p, error) for p, done in zip(self.programs, jobs) if (error := done.exception())]
+        if failed:
+            program, error = failed[0]
+            raise DeviceFailed(f"device {program.name} failed: {error}") from error
+        if self.host.aborted:
+            raise self._failure()
+
+    def _failure(self) -> DeviceFailed:
+        """What the device that gave up first says: where it was, and whom it waited for."""
+        names = {program.state.device: program.name for program in self.programs}
+        for program in self.programs:
+            if (trouble := self.host.trouble(program.state.device)) is not None:
+                site, peer = trouble
+                step = next((s for s in program.steps if s.collective == site), None)
+                place = "the next token" if step is None else f"{_place(step)}, step {step.role}"
+                return DeviceFailed(
+                    f"device {program.name} failed in {place}: waited too long for device {names.get(peer, peer)}"
+                )
+        return DeviceFailed("the devices were stopped")
+
+
+def _place(step: Step) -> str:
+    return f"layer {step.layer}, {step.block}" if step.layer >= 0 else step.block

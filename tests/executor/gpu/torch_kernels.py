@@ -1,0 +1,156 @@
+"""What the kernels of `kernels.gpu` compute, in plain torch on any device: the binder is tested with these.
+
+Exchanges go through a dictionary of what was pushed, since all devices are run by one thread in the order of a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from tpplan.executor.gpu.exchanges import Moved
+from tpplan.executor.gpu.state import POSITION, GpuState
+
+
+def _root(squares: torch.Tensor | None, width: int, eps: float) -> torch.Tensor | float:
+    return 1.0 if squares is None else torch.rsqrt(squares.sum(1, keepdim=True) / width + eps)
+
+
+def _scaled(hidden, weight, scaled, squares, part=None) -> None:  # type: ignore[no-untyped-def]
+    if part is not None:
+        hidden += part
+    scaled.copy_(hidden * weight)
+    squares.zero_()
+    squares[:, 0] = (hidden * hidden).sum(1)
+
+
+def _norm(hidden, weight, eps, out) -> None:  # type: ignore[no-untyped-def]
+    out.copy_(F.rms_norm(hidden, weight.shape, weight, eps))
+
+
+def _product(x, weight, bias, squares, width, eps):  # type: ignore[no-untyped-def]
+    out = (x.float() @ weight.float().t()) * _root(squares, width, eps)
+    return out if bias is None else out + bias
+
+
+def _linear(x, weight, bias, out, squares=None, width=0, eps=0.0) -> None:  # type: ignore[no-untyped-def]
+    out.copy_(_product(x, weight, bias, squares, width, eps))
+
+
+def _gate_up(x, weight, bias, out, squares=None, width=0, eps=0.0) -> None:  # type: ignore[no-untyped-def]
+    _swiglu(_product(x, weight, bias, squares, width, eps), out)
+
+
+def _swiglu(both, out) -> None:  # type: ignore[no-untyped-def]
+    gate, up = both.float().chunk(2, dim=1)
+    out.copy_(F.silu(gate) * up)
+
+
+def _rope(qkv, cos, sin, norms, eps, keys, values, control) -> None:  # type: ignore[no-untyped-def]
+    kv_heads, _, d = keys.shape
+    rows, at = len(qkv), int(control[POSITION])
+    heads = qkv.view(rows, -1, d)
+    q, k, v = heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
+    turned = []
+    for x, norm in zip((q, k), norms or (None, None), strict=True):
+        x = x.float() if norm is None else F.rms_norm(x.float(), (d,), norm, eps)
+        low, high = x.chunk(2, dim=-1)
+        c, s = cos[at : at + rows, None], sin[at : at + rows, None]
+        turned.append(torch.cat((low * c - high * s, high * c + low * s), dim=-1))
+    q.copy_(turned[0])
+    keys[:, at : at + rows] = turned[1].transpose(0, 1)
+    values[:, at : at + rows] = v.transpose(0, 1)
+
+
+def _prefill(q, keys, values, position, window, out, group, skipped) -> None:  # type: ignore[no-untyped-def]
+    rows, d = len(q), keys.shape[2]
+    for head in range(q.shape[1] // d):
+        kv = (skipped + head) // group
+        mine = slice(head * d, (head + 1) * d)
+        for row in range(rows):
+            last = position + row + 1
+            seen = slice(max(0, last - window) if window else 0, last)
+            scores = keys[kv, seen].float() @ q[row, mine].float() / d**0.5
+            out[row, mine] = scores.softmax(0) @ values[kv, seen].float()
+
+
+def _decode(q, keys, values, control, window, out, group, skipped, scratch) -> None:  # type: ignore[no-untyped-def]
+    _prefill(q, keys, values, int(control[POSITION]), window, out, group, skipped)
+
+
+def _embed(tokens, table, begin, out) -> None:  # type: ignore[no-untyped-def]
+    held = (tokens >= begin) & (tokens < begin + len(table))
+    out.copy_(table[torch.where(held, tokens - begin, 0)] * held[:, None])
+
+
+def _argmax(logits, offset, best_id, best_value, scratch) -> None:  # type: ignore[no-untyped-def]
+    best_id[0], best_value[0] = int(logits.argmax()) + offset, float(logits.max())
+
+
+@dataclass
+class Exchange:
+    """Push and pull apart, so that one thread can run all pushes of a site before its pulls."""
+
+    moved: Moved
+    push: Callable[[int], None]
+    pull: Callable[[int], None]
+
+
+class DictExchanges:
+    """Pushes into a dictionary, pulls from it; parts are rounded as they would be on their way."""
+
+    def __init__(self) -> None:
+        self.pushed: dict[tuple[int, int], torch.Tensor] = {}
+
+    def ready(self, moved: Moved) -> bool:
+        """Whether all that is pulled has been pushed."""
+        peers = moved.pull.peers if moved.pull else ()
+        return all((moved.site, p) in self.pushed for p in peers)
+
+    def bind(self, s: GpuState, moved: Moved) -> Any:
+
+        def push(rows: int) -> None:
+            if not moved.width:
+                return
+            values = s.view(moved.source, rows, moved.width).float()
+            if (own := moved.own_residual) is not None:
+                values = values + s.view("hidden", rows, s.model.hidden)[:, slice(*own.span)]
+            form = torch.float32 if moved.exact else s.formats.weights
+            self.pushed[moved.site, s.device] = values.to(form).float().clone()
+
+        def pull(rows: int) -> None:
+            step = moved.pull
+            if step is None:
+                return
+            parts = [self.pushed[moved.site, p] for p in step.peers]
+            if step.role == "pull_parts":
+                parts = [part[:, slice(*step.span)] for part in parts]
+            found = torch.cat(parts, dim=1) if step.combine == "concat" else sum(parts[1:], parts[0].clone())
+            if moved.adds_hidden:
+                found = found + s.view("hidden", rows, s.model.hidden)
+            s.view(moved.target, rows, step.out_features).copy_(found)
+            if moved.norm_weight is not None and moved.squares is not None:
+                scaled = s.view("scaled", rows, s.model.hidden)
+                if rows <= 16:
+                    _scaled(found, moved.norm_weight, scaled, moved.squares[:rows])
+                else:
+                    _norm(found, moved.norm_weight, s.model.norm_eps, scaled)
+
+        return Exchange(moved, push, pull)
+
+
+KERNELS = {
+    "norm": SimpleNamespace(scaled=_scaled, norm=_norm, parts=lambda width: 4),
+    "linear": SimpleNamespace(linear=_linear, many_rows=lambda x, w, b, out: _linear(x, w, b, out)),
+    "gate_up": SimpleNamespace(gate_up=_gate_up),
+    "swiglu": SimpleNamespace(swiglu=_swiglu),
+    "rope": SimpleNamespace(rope=_rope),
+    "attention": SimpleNamespace(decode=_decode, prefill=_prefill),
+    "embed": SimpleNamespace(embed=_embed),
+    "argmax": SimpleNamespace(argmax=_argmax),
+}
