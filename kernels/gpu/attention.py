@@ -13,10 +13,9 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from .launch import options, tile, wait
+from .launch import options, shared_bytes, tile, wait
 
 SPLITS = 32
-POSITIONS = 64
 LOG2E = math.log2(math.e)
 
 
@@ -95,9 +94,7 @@ def _decode(
         before = tl.atomic_add(arrivals + row * kv_heads + kv_head, 1)
         if before == used - 1:
             tl.store(arrivals + row * kv_heads + kv_head, 0)
-            _combine(
-                out, sums, peaks, row, kv_head, used, heads, skipped, GROUP, HEAD_DIM, DIM, SPLITS
-            )  # fmt: skip
+            _combine(out, sums, peaks, row, kv_head, used, heads, skipped, GROUP, HEAD_DIM, DIM, SPLITS)
 
 
 @triton.jit
@@ -144,8 +141,16 @@ def decode(
         q, keys, values, control, out, *scratch,
         q.stride(0), heads, kv_heads, capacity, window, skipped, LOG2E / math.sqrt(head_dim),
         GROUP=group, HEADS=tile(group, least=16), HEAD_DIM=head_dim, DIM=tile(head_dim, least=16),
-        BLOCK=POSITIONS, SPLITS=SPLITS, **options(q), num_warps=4,
+        BLOCK=decode_positions(head_dim, q.element_size(), shared_bytes(q)), SPLITS=SPLITS, **options(q), num_warps=4,
     )  # fmt: skip
+
+
+def decode_positions(head_dim: int, element_bytes: int, shared: int) -> int:
+    """Positions a step, as many as have room for keys and values twice."""
+    positions = 128
+    while positions > 16 and 4 * positions * tile(head_dim, least=16) * element_bytes > shared * 7 // 8:
+        positions //= 2
+    return positions
 
 
 @triton.jit(do_not_specialize=["position", "rows"])
@@ -199,7 +204,7 @@ def prefill(
     """As `decode`, for many rows, the first at `position`."""
     capacity, head_dim = keys.shape[1:]
     rows, heads = q.shape[0], q.shape[1] // head_dim
-    row_tile, block, stages, warps = prefill_tiles(head_dim, q.element_size())
+    row_tile, block, stages, warps = prefill_tiles(head_dim, q.element_size(), shared_bytes(q))
     _prefill[(heads, triton.cdiv(rows, row_tile))](
         q, keys, values, out, position, rows,
         q.stride(0), heads, capacity, window, group, skipped, LOG2E / math.sqrt(head_dim),
@@ -208,8 +213,9 @@ def prefill(
     )  # fmt: skip
 
 
-def prefill_tiles(head_dim: int, element_bytes: int) -> tuple[int, int, int, int]:
+def prefill_tiles(head_dim: int, element_bytes: int, shared: int) -> tuple[int, int, int, int]:
     """ROWS, BLOCK, stages, warps."""
-    if element_bytes == 4:
-        return 32, 32, 1, 4
-    return 64, 64, 2 if head_dim > 64 else 3, 4
+    row_bytes = tile(head_dim, least=16) * element_bytes
+    side = 64 if row_bytes <= 256 else 32
+    stages = max(1, min(3, (shared - side * row_bytes) // (2 * side * row_bytes + 1024)))
+    return side, side, stages, 4

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from .launch import inverse_rms, options, tile, wait
+from .launch import inverse_rms, options, shared_bytes, tile, wait
 from .linear import ROWS, few_rows_tiles, one_row_tiles
 
 
@@ -115,14 +115,14 @@ def gate_up(
     parts = 1 if squares is None else squares.shape[1]
     flags = {"PARTS": tile(parts), "BIASED": bias is not None, "SCALED": squares is not None, **options(x)}
     if rows == 1:
-        BLOCK_N, BLOCK_K, warps = one_row_tiles(2 * N, K, weight.element_size())
-        BLOCK_N = max(1, BLOCK_N // 2)
+        BLOCK_N, BLOCK_K, warps = one_row_tiles(K, weight.element_size())
+        BLOCK_N //= 2
         _one_row[(triton.cdiv(N, BLOCK_N),)](
             x, weight, bias, out, squares, N, K, parts, width, eps,
             BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, EVEN=K % BLOCK_K == 0, **flags, num_warps=warps,
         )  # fmt: skip
     else:
-        BLOCK_N, BLOCK_K, stages, warps = few_rows_tiles(2 * N, K, weight.element_size())
+        BLOCK_N, BLOCK_K, stages, warps = few_rows_tiles(2, K, weight.element_size(), shared_bytes(x))
         _few_rows[(triton.cdiv(N, BLOCK_N),)](
             x, weight, bias, out, squares, rows, N, K, parts, width, eps, ROWS=ROWS,
             BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, STAGES=stages, EVEN=K % BLOCK_K == 0, **flags, num_warps=warps,

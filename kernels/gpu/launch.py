@@ -26,6 +26,16 @@ def options(tensor: torch.Tensor) -> dict[str, bool]:
     return {"OVERLAP": False}
 
 
+@lru_cache
+def _shared_bytes(index: int) -> int:
+    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+
+
+def shared_bytes(tensor: torch.Tensor) -> int:
+    """Shared memory that a program may take; off a GPU, the least that any supported one has."""
+    return _shared_bytes(tensor.device.index) if tensor.is_cuda else 65536
+
+
 def tile(count: int, least: int = 1, most: int = 1 << 20) -> int:
     """The power of two that holds `count`, within [least, most]."""
     return max(least, min(most, triton.next_power_of_2(count)))

@@ -1,7 +1,7 @@
-"""y = x @ w^T + bias for few rows: bound by the reading of weights, which each program begins before its input is ready.
+"""y = x @ w^T + bias for few rows: bound by the reading of weights, which begins before the input is ready.
 
 Weights are `[out_features, in_features]`, as checkpoints store them; products and sums are float32. One row takes the
-plain kernel (16 bytes a thread and load), 2 to 16 rows the matrix units. Every sum has a fixed order: results repeat bitwise.
+plain kernel (16 bytes a thread and load), 2 to 16 rows the matrix units. Sums have a fixed order: results repeat bitwise.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import inverse_rms, options, tile, wait
+from .launch import inverse_rms, options, shared_bytes, tile, wait
 
 ROWS = 16
 
@@ -94,25 +94,32 @@ def linear(
     parts = 1 if squares is None else squares.shape[1]
     flags = {"PARTS": tile(parts), "BIASED": bias is not None, "SCALED": squares is not None, **options(x)}
     if rows == 1:
-        BLOCK_N, BLOCK_K, warps = one_row_tiles(N, K, weight.element_size())
+        BLOCK_N, BLOCK_K, warps = one_row_tiles(K, weight.element_size())
         _one_row[(triton.cdiv(N, BLOCK_N),)](
             x, weight, bias, out, squares, N, K, parts, width, eps,
             BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, EVEN=K % BLOCK_K == 0, **flags, num_warps=warps,
         )  # fmt: skip
     else:
-        BLOCK_N, BLOCK_K, stages, warps = few_rows_tiles(N, K, weight.element_size())
+        BLOCK_N, BLOCK_K, stages, warps = few_rows_tiles(1, K, weight.element_size(), shared_bytes(x))
         _few_rows[(triton.cdiv(N, BLOCK_N),)](
             x, weight, bias, out, squares, rows, N, K, parts, width, eps, ROWS=ROWS,
             BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, STAGES=stages, EVEN=K % BLOCK_K == 0, **flags, num_warps=warps,
         )  # fmt: skip
 
 
-def one_row_tiles(N: int, K: int, element_bytes: int) -> tuple[int, int, int]:
-    """BLOCK_N, BLOCK_K, warps: 16 bytes a thread and row."""
-    warps = 4
-    return 4, tile(K, most=warps * 32 * 16 // element_bytes), warps
+def one_row_tiles(K: int, element_bytes: int) -> tuple[int, int, int]:
+    """BLOCK_N, BLOCK_K, warps: 16 bytes a thread and row, short rows in shorter tiles, so that the last is fuller."""
+    BLOCK_N, warps = (4, 2) if K * element_bytes <= 4096 else (2, 4)
+    return BLOCK_N, tile(K, most=warps * 512 // element_bytes), warps
 
 
-def few_rows_tiles(N: int, K: int, element_bytes: int) -> tuple[int, int, int, int]:
-    """BLOCK_N, BLOCK_K, stages, warps."""
-    return 32, tile(K, least=16, most=256 // element_bytes), 4, 4
+def few_rows_tiles(halves: int, K: int, element_bytes: int, shared: int) -> tuple[int, int, int, int]:
+    """BLOCK_N, BLOCK_K, stages, warps, for a weight of so many halves: the most in flight that `shared` bytes hold."""
+    BLOCK_N, stages = 64, 4
+    BLOCK_K = tile(K, least=16, most=256 // element_bytes)
+    while stages * (halves * BLOCK_N + ROWS) * BLOCK_K * element_bytes > shared * 7 // 8:
+        if stages > 2:
+            stages -= 1
+        else:
+            BLOCK_N //= 2
+    return BLOCK_N, BLOCK_K, stages, 4
