@@ -108,9 +108,14 @@ class Side:
             launch()
 
     def begin_anew(self) -> None:
-        self.control.copy_(torch.tensor([0, 1, self.ring.rows, 0], dtype=torch.int32))
-        self.out.fill_(torch.nan)
-        torch.cuda.synchronize(self.bench.device.index)
+        """Pass 1, nothing pulled yet."""
+
+        def run() -> None:
+            self.control.copy_(torch.tensor([0, 1, self.ring.rows, 0], dtype=torch.int32))
+            self.out.fill_(torch.nan)
+            self.bench.worker.stream.synchronize()
+
+        self.bench.worker.submit(run).result()
 
     def run(self) -> list[float]:
         """On the device's thread: seconds of an exchange, one a replay."""

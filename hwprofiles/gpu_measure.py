@@ -18,7 +18,7 @@ from .gpu_timing import GpuBench, Launch, captured, replayed
 from .profile import Link, OpPoint
 from .units import duration, rate
 
-KERNELS = 64
+KERNELS, REPLAYS = 64, 200
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,20 @@ def gpu_figures(benches: Sequence[GpuBench], devices: int, quick: bool, note: Ca
 
 
 def _overheads_s(bench: GpuBench) -> tuple[float, float]:
-    """From the start of one replay to that of the next, less its kernels; a kernel among others in a graph."""
+    """From one replay of a graph of one kernel to the next, less the kernel; a kernel among others in a graph."""
 
-    def launches() -> list[Launch]:
+    def launches(count: int) -> list[Launch]:
         control = bench.own(8, dtype=torch.int32)
-        return [lambda: advance(control)] * KERNELS
+        return [lambda: advance(control)] * count
 
-    graph, each, _ = captured(bench, "overheads", launches, 0)
-    kernel_s = median(replayed(bench, graph, 10, cold=False)) / len(each)
+    single, _, _ = captured(bench, "one kernel", lambda: launches(1), 0)
+    several, _, _ = captured(bench, "kernels", lambda: launches(KERNELS), 0)
+    kernel_s = median(replayed(bench, several, 10, cold=False)) / KERNELS
     started = time.perf_counter()
-    for _ in range(50):
-        graph.replay()
+    for _ in range(REPLAYS):
+        single.replay()
     bench.worker.stream.synchronize()
-    return max((time.perf_counter() - started) / 50 - len(each) * kernel_s, 1e-7), kernel_s
+    return max((time.perf_counter() - started) / REPLAYS - kernel_s, 1e-7), kernel_s
 
 
 def _copy_bytes_per_s(bench: GpuBench) -> float:
