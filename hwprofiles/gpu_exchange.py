@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from ..kernels.gpu.bulk import Bulk, new_bulk_slots
+from ..kernels.gpu.bulk import RING, Bulk, new_bulk_slots
 from ..kernels.gpu.exchange import Exchange, Rank, advance
 from ..kernels.gpu.host_memory import HostMemory, Layout
 from ..kernels.gpu.slots import Site, host_push, in_order, new_site
@@ -269,7 +269,7 @@ def _bulk_s(
     try:
         memory.abort()
         for d in here:
-            benches[d].worker.submit(partial(run, d, 1)).result()
+            benches[d].worker.submit(partial(run, d, RING + 1)).result()
         memory.reset()
         with together(benches):
             futures = [benches[d].worker.submit(partial(run, d, BULKS)) for d in here]
