@@ -23,7 +23,7 @@ from .bench import LIMIT_S, together
 from .gpu_timing import LEAST_S, GpuBench, replayed
 from .profile import OpPoint
 
-SITES, ROUNDS, BULKS = 16, 24, 6
+SITES, ROUNDS, VISITS, BULKS = 16, 24, 3, 6
 SIZES = [(1, 64), (1, 576), (1, 2048), (1, 4096), (1, 8192), (16, 4096)]  # rows, values a row
 BULK_SIZES = [(256, 576), (256, 4096), (256, 8192)]
 QUICK_SIZES, QUICK_BULK_SIZES = [(1, 64), (1, 4096), (16, 4096)], [(256, 4096)]
@@ -33,13 +33,18 @@ WAIT_MS = 3000
 
 @dataclass
 class Figures:
-    """Of exchanges among GPUs. `flag_s`: one way of a word between two; `residual_s`: by values a row, what adding a
-    residual adds; `points`: by device.
+    """Of exchanges among GPUs. `flag_s`: one way of a word between two; `residuals_s`: what adding a residual adds, at
+    several sizes; `points`: by device.
     """
 
     points: list[list[OpPoint]]
     flag_s: float = 0.0
-    residual_s: dict[int, float] = field(default_factory=dict)
+    residuals_s: list[float] = field(default_factory=list)
+
+    @property
+    def residual_s(self) -> float:
+        """Of one row, whatever its width; 0 where nobody exchanged."""
+        return max(median(self.residuals_s), LEAST_S) if self.residuals_s else 0.0
 
 
 class Ring:
@@ -154,12 +159,14 @@ def together_s(benches: Sequence[GpuBench], members: Sequence[int], rows: int, w
     """Seconds of an exchange on each of `members`, all at it."""
     with _ring(benches, members, rows, width) as ring:
         sides = _sides(ring, ring.members, lambda _: ring.sites, adds=adds, goes_on=True)
-        with together(benches):
-            futures = [side.bench.worker.submit(side.run) for side in sides]
-        times = [median(future.result()[2:]) for future in futures]
+        visits = []
+        for _ in range(VISITS):
+            with together(benches):
+                futures = [side.bench.worker.submit(side.run) for side in sides]
+            visits.append([median(future.result()[2:]) for future in futures])
         for side in sides:
             side.check()
-        return times
+        return [median(times) for times in zip(*visits)]
 
 
 def alone_s(benches: Sequence[GpuBench], device: int, others: int, rows: int, width: int) -> tuple[float, float]:
@@ -185,6 +192,8 @@ def exchange_figures(benches: Sequence[GpuBench], devices: int, quick: bool) -> 
             _few_rows(benches, figures, others, rows, width)
     for rows, width in QUICK_BULK_SIZES if quick else BULK_SIZES:
         _many_rows(benches, figures, rows, width)
+    if len(benches) == 1 and devices > 1:  # a word of the host is seen after as long as it takes to read one
+        figures.flag_s = next(point.alone_s for point in figures.points[0] if point.op == "pull")
     return figures
 
 
@@ -206,7 +215,7 @@ def _few_rows(benches: Sequence[GpuBench], figures: Figures, others: int, rows: 
             whole[d] = max(whole[d], seconds)
         if rows == 1 and others == 1:
             plain = together_s(benches, members, rows, width, False)
-            figures.residual_s[width] = max(median(whole[d] for d in members) - median(plain), LEAST_S)
+            figures.residuals_s.append(median(whole[d] for d in members) - median(plain))
     for d, (push_s, ready_s) in enumerate(alone):
         pair = _points(rows * width, others, push_s, (ready_s, whole[d] - figures.flag_s))
         figures.points[d] += pair if others == 1 else pair[1:]

@@ -31,20 +31,18 @@ class Copies:
         self.far = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=bench.device.place)
 
     def start(self, way: Way) -> Future[float]:
-        """Bytes a second."""
+        """Seconds of all copies, by the clock of the host: copies of parts of one GPU wait for each other."""
         stream = self.bench.device.push if way == "push" else self.bench.device.pull
         to, source = (self.host, self.far) if way == "push" else (self.far, self.host)
 
         def run() -> float:
-            begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             self.bench.gate.wait(LIMIT_S)
+            started = time.perf_counter()
             with torch.cuda.stream(stream):
-                begun.record()
                 for _ in range(COPIES):
                     to.copy_(source, non_blocking=True)
-                ended.record()
             stream.synchronize()
-            return COPIES * COPY_BYTES / (begun.elapsed_time(ended) * 1e-3)
+            return time.perf_counter() - started
 
         return self.bench.worker.submit(run)
 
@@ -67,7 +65,7 @@ def links(benches: Sequence[GpuBench], note: Callable[[str], None]) -> list[Link
     copies = [Copies(bench) for bench in benches]
     for each in copies:
         sent = each.host.clone()
-        alone = {way: each.start(way).result() for way in WAYS}
+        alone = {way: COPIES * COPY_BYTES / each.start(way).result() for way in WAYS}
         if not torch.equal(each.host, sent):
             raise ValueError(f"device {each.bench.name}: what was copied there came back changed: leave it out")
         push, pull = (rate(alone[way], "B/s") for way in ("push", "pull"))
@@ -81,9 +79,13 @@ def links(benches: Sequence[GpuBench], note: Callable[[str], None]) -> list[Link
 
 
 def _all_at_once(copies: Sequence[Copies], way: Way) -> list[float]:
+    """Bytes a second; parts of one GPU get equal shares of its link."""
     with together([each.bench for each in copies]):
         futures = [each.start(way) for each in copies]
-    return [future.result() for future in futures]
+    seconds = [future.result() for future in futures]
+    gpus = [each.bench.device.index for each in copies]
+    slowest = {gpu: max(s for s, other in zip(seconds, gpus) if other == gpu) for gpu in gpus}
+    return [COPIES * COPY_BYTES / slowest[gpu] for gpu in gpus]
 
 
 def _slots_under_load(copies: Sequence[Copies]) -> list[nvidia_smi.Slot | None]:

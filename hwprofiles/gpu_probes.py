@@ -30,7 +30,16 @@ QUICK_SHAPES = [
     (14336, 4096), (8192, 57344), (28672, 8192),
 ]  # fmt: skip
 FLOAT32_SHAPES = [(576, 960), (1536, 576), (576, 24576), (4096, 4096), (4096, 14336), (14336, 4096)]
-BATCH_SHAPES = [(576, 960), (1536, 576), (4096, 1024), (4096, 6144), (4096, 28672), (14336, 4096), (8192, 28672)]
+BATCH_SHAPES = [
+    (576, 960),
+    (1536, 576),
+    (4096, 1024),
+    (4096, 6144),
+    (4096, 28672),
+    (14336, 4096),
+    (8192, 28672),
+    (28672, 8192),
+]
 FLOAT32_BATCH_SHAPES = [(576, 960), (1536, 576), (4096, 6144)]
 WIDTHS: dict[Op, list[int]] = {
     "norm": [576, 4096, 8192], "residual": [576, 4096, 8192], "swiglu": [512, 4096, 14336],
@@ -114,13 +123,14 @@ def _small(op: Op, rows: int, wide: int) -> Probe:
 
 
 def _fused_norm(bench: GpuBench, rows: int, wide: int, calls: int) -> Future[list[float]]:
-    """What it adds to the product after it."""
-    step_bytes = 2 * 1024 * wide
+    """What it adds to the product after it, which has twice as many outputs as inputs."""
+    outputs = 2 * wide
+    step_bytes = 2 * outputs * wide
 
     def launches(scales: bool) -> list[Launch]:
-        x, out = bench.own(rows, wide, dtype=torch.bfloat16), bench.own(rows, 1024, dtype=torch.bfloat16)
+        x, out = bench.own(rows, wide, dtype=torch.bfloat16), bench.own(rows, outputs, dtype=torch.bfloat16)
         more = (bench.own(rows, 16) + 1.0, wide, EPS) if scales else ()
-        weights = [bench.cold(1024, wide) for _ in range(bench.distinct(step_bytes))]
+        weights = [bench.cold(outputs, wide) for _ in range(bench.distinct(step_bytes))]
         return [lambda w=w: linear.linear(x, w, None, out, *more) for w in weights]  # type: ignore[misc]
 
     both = (lambda: launches(True)), (lambda: launches(False))

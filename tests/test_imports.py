@@ -16,6 +16,7 @@ import pytest
         ("import tpplan.planner.check, tpplan.planner.model_files", "torch ortools"),
         ("import tpplan.planner.simulate, tpplan.planner.chrome_trace", "torch ortools"),
         ("import tpplan.executor.session", "ortools transformers matplotlib"),
+        ("import tpplan.hwprofiles.measure, tpplan.executor.gpu.devices", "numba triton cuda"),
         ("import tpplan", "torch ortools numba msgspec click"),
         (
             "from tpplan.cli.main import commands; commands.main(['--help'], standalone_mode=False)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import msgspec
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from linked import with_links
 from profiles import make_profile
 
-from tpplan.hwprofiles.profile import OpPoint
+from tpplan.hwprofiles.profile import DeviceProfile, HardwareProfile, Link, OpPoint
 from tpplan.planner.cost import CostModel
 from tpplan.planner.price import prefill_chunks
 from tpplan.planner.steps import Kind, Step
@@ -181,3 +182,35 @@ def test_few_points_suffice_where_launches_decide(rows: int, wide: int) -> None:
     )
     model = CostModel(msgspec.structs.replace(PROFILE, devices=(device,)), "float32")
     assert model.step_s(step(Kind.LINEAR, rows, 576, wide)) == pytest.approx(truth_s(rows, 576, wide), rel=0.02)
+
+
+def gpu_pair() -> HardwareProfile:
+    """Two GPUs with links: a residual is a kernel alone and nothing in an exchange; pulls of one part of others."""
+    profile = make_profile([1.0, 2.0], kind="cuda")
+
+    def point(p: OpPoint) -> OpPoint:
+        return msgspec.structs.replace(p, together_s=2e-8) if p.op == "residual" and p.rows == 1 else p
+
+    def device(d: DeviceProfile) -> DeviceProfile:
+        ops = tuple(point(p) for p in d.ops if p.op != "pull" or p.peers == 1)
+        return msgspec.structs.replace(d, cores=(), ops=ops, link=Link("4.0x16", 2e10, 2e10))
+
+    return msgspec.structs.replace(profile, devices=tuple(map(device, profile.devices)))
+
+
+def test_a_fused_residual_costs_next_to_nothing() -> None:
+    """Where a block is shared it is part of the exchange, where one device has it all it is a kernel."""
+    cost = CostModel(gpu_pair(), "bfloat16", "bfloat16")
+    fused = Step("a", Kind.RESIDUAL, 0, 0, "mlp", "residual", 1, 576, 576, contended=True)
+    assert cost.step_s(fused) == pytest.approx(2e-8)
+    assert cost.step_s(dataclasses.replace(fused, name="b", contended=False)) > 1e-7
+
+
+def test_a_gpu_does_not_pull_its_own_part() -> None:
+    """With two members there is one part of others to pull, which is what was measured."""
+    profile = gpu_pair()
+    cost = CostModel(profile, "bfloat16", "bfloat16")
+    more = {"collective": 0, "peers": (0, 1), "widths": (576, 576), "combine": "sum", "contended": True}
+    pull = Step("p", Kind.PULL, 0, 0, "mlp", "pull_hidden", 1, 576, 576, **more)
+    measured = next(p for p in profile.devices[0].ops if p.op == "pull" and p.in_features == 576)
+    assert cost.step_s(pull) == pytest.approx(measured.together_s + profile.rendezvous_s)
