@@ -1,4 +1,4 @@
-"""What launches and kernels of this folder share: programmatic dependent launch, tile sizes, the deferred RMSNorm scale.
+"""What launches and kernels of this folder share: dependent launch, tile sizes, the deferred RMSNorm scale.
 
 Programmatic dependent launch (compute capability 9.0 up): a kernel starts while the one before it on its stream drains.
 Every kernel calls `wait` before its first read or write of anything but weights, so order stays that of the stream.
