@@ -1,7 +1,8 @@
-"""What launches and kernels of this folder share: dependent launch, tile sizes, the deferred RMSNorm scale.
+"""What launches and kernels here share: programmatic dependent launch, tile sizes, the deferred RMSNorm scale.
 
 Programmatic dependent launch (compute capability 9.0 up): a kernel starts while the one before it on its stream drains.
-Every kernel calls `wait` before its first read or write of anything but weights, so order stays that of the stream.
+Every kernel calls `wait` before its first read or write of anything but weights, so order stays that of the stream;
+weights are read before that, so what writes them must have been synchronised with before the first such launch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """y = x @ w^T + bias for few rows: bound by the reading of weights, which begins before the input is ready.
 
 Weights are `[out_features, in_features]`, as checkpoints store them; products and sums are float32. One row takes the
-plain kernel (16 bytes a thread and load), 2 to 16 rows the matrix units. Sums have a fixed order: results repeat.
+plain kernel (16 bytes a thread and load), 2 to 16 the matrix units. Sums have a fixed order: results repeat bitwise.
 """
 
 from __future__ import annotations
