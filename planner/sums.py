@@ -38,7 +38,7 @@ class SumWays:
             yield self.in_parts(producers)
         for d, device in enumerate(devices):
             if device.kind == "cpu" and len(producers) > 1:
-                yield self._spans({d: 1.0})
+                yield self.on_one(d)
 
     def best(self, producers: tuple[int, ...]) -> tuple[Sums, Sums]:
         """The fastest way for decode and for prefill where the producers are the consumers."""
@@ -74,6 +74,10 @@ class SumWays:
         if producers not in self._shares:
             self._shares[producers] = self._spans({d: 1 / self._column_s(d, producers) for d in producers})
         return self._shares[producers]
+
+    def on_one(self, d: int) -> Sums:
+        """All hidden columns for device `d`."""
+        return self._spans({d: 1.0})
 
     def _spans(self, weights: dict[int, float]) -> Sums:
         units = Units(self.pricer.model.hidden, HIDDEN_UNIT)

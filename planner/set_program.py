@@ -1,0 +1,164 @@
+"""The linear program of one choice of sets: shares of both halves of a layer, and how long its stages last.
+
+What it leaves open is how units round and how costs bend; its least is below all splits over these sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from .set_shares import Figures
+from .set_tables import SetTables
+
+SAFE = 1e-6  # relative; a linear program is solved in floating point
+OTHER = {"attention": "mlp", "mlp": "attention"}
+
+
+@dataclass(frozen=True)
+class Half:
+    """A block cut over the set `members`; under column `writers` write its output. Numbers of sets; -1 for row.
+
+    `ways`: by which row ways sums may be handed on, in decode and in prefill.
+    """
+
+    members: int
+    writers: int = -1
+    ways: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    @property
+    def producers(self) -> int:
+        return self.members if self.writers < 0 else self.writers
+
+
+class SetProgram:
+    """`least_s`: a layer's seconds over given sets, both phases, between its like."""
+
+    def __init__(self, tables: SetTables, halves: dict[str, Half]) -> None:
+        from ortools.linear_solver import pywraplp
+
+        self.tables, self.halves = tables, halves
+        self.sets, self.sources = tables.bounds.sources.sets, tables.bounds.sources
+        self.lp: Any = pywraplp.Solver.CreateSolver("GLOP")
+        self.units: dict[tuple[str, int], Any] = {}
+        self.wrote: dict[tuple[str, int], Any] = {}
+        for block, half in halves.items():
+            self._share(self.units, block, half.members, self._first(block))
+            if half.writers >= 0:
+                self._share(self.wrote, block, half.writers, tables.figures[block, "outputs"])
+        for block, phase in product(halves, (0, 1)):
+            self._add_first(block, phase)
+            if halves[block].writers >= 0:
+                self._add_second(block, phase)
+
+    def least_s(self) -> float:
+        """Nothing where the program was not solved."""
+        self.lp.Objective().SetMinimization()
+        solved = self.lp.Solve() == self.lp.OPTIMAL
+        return max(0.0, self.lp.Objective().Value() * (1 - SAFE)) if solved else 0.0
+
+    def _first(self, block: str) -> Figures:
+        return self.tables.figures[block, "row" if self.halves[block].writers < 0 else "column"]
+
+    def _share(self, found: dict[tuple[str, int], Any], block: str, members: int, figures: Figures) -> None:
+        held = self.sets.sets[members]
+        low = figures.least if len(held) < figures.dimension.count else 0.0
+        total = self.lp.Constraint(figures.units, figures.units)
+        for d in held:
+            found[block, d] = self.lp.NumVar(min(low, figures.units), figures.units, "")
+            total.SetCoefficient(found[block, d], 1.0)
+
+    def _stage(self) -> Any:
+        stage = self.lp.NumVar(0.0, self.lp.infinity(), "")
+        self.lp.Objective().SetCoefficient(stage, 1.0)
+        return stage
+
+    def _at_least(self, stage: Any, base_s: float, *terms: tuple[Any, float]) -> None:
+        row = self.lp.Constraint(base_s, self.lp.infinity())
+        row.SetCoefficient(stage, 1.0)
+        for variable, each_s in terms:
+            row.SetCoefficient(variable, -each_s)
+
+    def _add_first(self, block: str, phase: int) -> None:
+        """Members pull what the other half produced, do their shares, and push: sums, or their part of a gather."""
+        half, figures, stage = self.halves[block], self._first(block), self._stage()
+        held, row_bytes = self.sets.sets[half.members], self.sources.row_bytes[phase]
+        consumers = self.sets.sets[self.halves[OTHER[block]].members if half.writers < 0 else half.writers]
+        for d in held:
+            pushed = self._pushes(d, consumers, half, phase)
+            extra = self.tables.bounds.push_extra_s[half.members, d] * row_bytes if pushed else 0.0
+            if consumers != (d,) and len(consumers) == 1 and consumers[0] in held:
+                extra = 0.0  # one mover less than the set has
+            base, own = self._pulled(block, d, phase)
+            if len(held) == 1:
+                whole = (figures.alone_pushed if pushed else figures.alone)[d, phase]
+                push = extra * (figures.fixed_push + figures.unit_push * figures.units)
+                self._at_least(stage, base + whole + push, *own)
+                continue
+            base += extra * figures.fixed_push + (figures.residual[d, phase] if d == held[0] else 0.0)
+            lines = (figures.pushed if pushed else figures.bare)[d]
+            for slope, least in set(zip(lines.slopes[:, phase], lines.bases[:, phase])):
+                self._at_least(stage, base + least, (self.units[block, d], slope + extra * figures.unit_push), *own)
+
+    def _pushes(self, d: int, consumers: tuple[int, ...], half: Half, phase: int) -> bool:
+        """Whether a device must push, by whichever way its sums may go."""
+        cpu = self.tables.bounds.shares.costs.pricer.profile.devices[d].kind == "cpu"
+        plain = half.writers >= 0 or 0 in half.ways[phase] or len(self.sets.sets[half.members]) == 1
+        by_cpu = half.writers < 0 and cpu and any(way > 0 for way in half.ways[phase])
+        return not (plain and consumers == (d,)) and not by_cpu
+
+    def _pulled(self, block: str, d: int, phase: int) -> tuple[float, list[tuple[Any, float]]]:
+        """Seconds at least until device `d` has the other half's output, and less for what it wrote itself."""
+        half, other = self.halves[block], self.halves[OTHER[block]]
+        members, p = self.sets.sets[half.members], other.producers
+        if len(members) == 1 and members == self.sets.sets[p]:
+            return 0.0, []
+        extra = self._pull_extra_s(half.members, p, d) * self.sources.row_bytes[phase]
+        if other.writers >= 0:
+            way = self.tables.hidden
+            base = way.pull_s[p, d, phase] + extra * way.moved[p, d]
+            saved = way.saved_s[p, d, phase]
+            each = (saved + extra) * self.tables.figures[OTHER[block], "outputs"].dimension.unit
+            return base, [(self.wrote[OTHER[block], d], -each)] if saved > 0 else []
+        ways = [self.sources.row_ways[w] for w in other.ways[phase]]
+        sole = len(members) == 1
+        return min(
+            0.0 if sole and w else way.middle_s[p, phase] + way.pull_s[p, d, phase] + extra * way.moved[p, d]
+            for w, way in zip(other.ways[phase], ways)
+        ), []
+
+    def _pull_extra_s(self, members: int, producers: int, d: int) -> float:
+        sets, bounds = self.sets.sets, self.tables.bounds
+        spared = len(sets[producers]) == 1 and sets[producers][0] in sets[members]
+        return float((bounds.spared_extra_s if spared else bounds.pull_extra_s)[members, d])
+
+    def _add_second(self, block: str, phase: int) -> None:
+        """Writers gather the inputs of the output projection, write their columns, and push."""
+        half, figures, stage = self.halves[block], self.tables.figures[block, "outputs"], self._stage()
+        gather, row_bytes = self.tables.gathers[block], self.sources.row_bytes[phase]
+        consumers = self.sets.sets[self.halves[OTHER[block]].members]
+        width, inputs = self.tables.bounds.shares.costs.inputs(block), self._first(block)  # type: ignore[arg-type]
+        writers = self.sets.sets[half.writers]
+        for d in writers:
+            pushed = consumers != (d,)
+            spared = len(consumers) == 1 and consumers[0] in writers
+            push = self.tables.bounds.push_extra_s[half.writers, d] * row_bytes if pushed and not spared else 0.0
+            pull = self.tables.bounds.pull_extra_s[half.writers, d] * row_bytes
+            saved = gather.saved_s[half.members, d, phase]
+            own = (saved + pull if saved > 0 else 0.0) * width / inputs.units
+            base = gather.pull_s[half.members, d, phase] + pull * width
+            lines = (figures.pushed if pushed else figures.bare)[d]
+            for slope, least in set(zip(lines.slopes[:, phase], lines.bases[:, phase])):
+                terms = (self.wrote[block, d], slope + push * figures.unit_push), (self.units[block, d], -own)
+                self._at_least(stage, base + least, *terms)
+
+
+def node_half(tables: SetTables, node: int, members: int) -> Half:
+    """The half whose output a node stands for; every way of summing."""
+    if node >= tables.count:
+        return Half(members, node - tables.count)
+    ways = tuple(w for w, way in enumerate(tables.bounds.sources.row_ways) if np.isfinite(way.middle_s[node, 0]))
+    return Half(node, ways=(ways, ways))
