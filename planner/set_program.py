@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .set_heads import HeadTimes
+from .set_memory import SetMemory
 from .set_shares import Figures
 from .set_tables import SetTables
 
@@ -30,17 +32,33 @@ class Half:
     ways: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
+    def settled(self) -> bool:
+        """Whether no ways of summing are left open."""
+        return all(len(ways) < 2 for ways in self.ways)
+
+    @property
     def producers(self) -> int:
         return self.members if self.writers < 0 else self.writers
 
 
 class SetProgram:
-    """`least_s`: a layer's seconds over given sets, both phases, between its like."""
+    """`least_s`: seconds of `times` layers over given sets, both phases, each between its like, and of a head that takes
+    at least `head_s`.
+    """
 
-    def __init__(self, tables: SetTables, halves: dict[str, Half]) -> None:
+    def __init__(
+        self,
+        tables: SetTables,
+        halves: dict[str, Half],
+        heads: HeadTimes,
+        memory: SetMemory,
+        times: int,
+        head_s: float,
+    ) -> None:
         from ortools.linear_solver import pywraplp
 
-        self.tables, self.halves = tables, halves
+        self.tables, self.halves, self.heads, self.memory = tables, halves, heads, memory
+        self.times, self.head_s = times, head_s
         self.sets, self.sources = tables.bounds.sources.sets, tables.bounds.sources
         self.lp: Any = pywraplp.Solver.CreateSolver("GLOP")
         self.units: dict[tuple[str, int], Any] = {}
@@ -53,12 +71,19 @@ class SetProgram:
             self._add_first(block, phase)
             if halves[block].writers >= 0:
                 self._add_second(block, phase)
+        if memory.tight:
+            self._limit_memory()
 
     def least_s(self) -> float:
-        """Nothing where the program was not solved."""
+        """Nothing where the program was not solved; infinite where memory is too small."""
         self.lp.Objective().SetMinimization()
-        solved = self.lp.Solve() == self.lp.OPTIMAL
-        return max(0.0, self.lp.Objective().Value() * (1 - SAFE)) if solved else 0.0
+        status = self.lp.Solve()
+        if status == self.lp.INFEASIBLE:
+            return np.inf
+        if status != self.lp.OPTIMAL:
+            return 0.0
+        total_s = self.lp.Objective().Value() + (0.0 if self.memory.tight else self.head_s)
+        return max(0.0, total_s * (1 - SAFE))
 
     def _first(self, block: str) -> Figures:
         return self.tables.figures[block, "row" if self.halves[block].writers < 0 else "column"]
@@ -71,9 +96,44 @@ class SetProgram:
             found[block, d] = self.lp.NumVar(min(low, figures.units), figures.units, "")
             total.SetCoefficient(found[block, d], 1.0)
 
-    def _stage(self) -> Any:
+    def _limit_memory(self) -> None:
+        """Bytes in shares of each cap. Tables may be anywhere, but the head takes time where it is."""
+        memory, vocabulary = self.memory, self.tables.bounds.shares.costs.vocabulary.total
+        heads, others = (self.lp.Constraint(vocabulary, vocabulary) for _ in range(2))
+        used = {d for half in self.halves.values() for d in self.sets.sets[half.members]}
+        stages = [self._head_stage() for _ in (0, 1)]
+        self._sum_at_least(stages, self.head_s)
+        for d, cap in enumerate(memory.caps):
+            fixed = memory.member_bytes(len(used) > 1) if d in used else 0
+            row = self.lp.Constraint(-self.lp.infinity(), 1 + SAFE - fixed / max(cap, 1))
+            head, other = (self.lp.NumVar(0.0, vocabulary, "") for _ in range(2))
+            heads.SetCoefficient(head, 1.0)
+            others.SetCoefficient(other, 1.0)
+            row.SetCoefficient(head, memory.table_bytes / max(cap, 1))
+            row.SetCoefficient(other, memory.table_bytes * (memory.tables - 1) / max(cap, 1))
+            for phase, stage in enumerate(stages):
+                self._at_least(stage, 0.0, (head, memory.head_token_s(d, phase)))
+            for block, half in self.halves.items():
+                if (block, d) in self.units:
+                    each = memory.unit_bytes(block, half.writers < 0)  # type: ignore[arg-type]
+                    row.SetCoefficient(self.units[block, d], each / max(cap, 1))
+                if (block, d) in self.wrote:
+                    row.SetCoefficient(self.wrote[block, d], memory.column_bytes(block) / max(cap, 1))  # type: ignore[arg-type]
+
+    def _head_stage(self) -> Any:
+        """It comes once, the stages of a layer as often as there are layers after the first."""
         stage = self.lp.NumVar(0.0, self.lp.infinity(), "")
         self.lp.Objective().SetCoefficient(stage, 1.0)
+        return stage
+
+    def _sum_at_least(self, stages: list[Any], least_s: float) -> None:
+        row = self.lp.Constraint(least_s, self.lp.infinity())
+        for stage in stages:
+            row.SetCoefficient(stage, 1.0)
+
+    def _stage(self) -> Any:
+        stage = self.lp.NumVar(0.0, self.lp.infinity(), "")
+        self.lp.Objective().SetCoefficient(stage, float(self.times))
         return stage
 
     def _at_least(self, stage: Any, base_s: float, *terms: tuple[Any, float]) -> None:
@@ -87,6 +147,7 @@ class SetProgram:
         half, figures, stage = self.halves[block], self._first(block), self._stage()
         held, row_bytes = self.sets.sets[half.members], self.sources.row_bytes[phase]
         consumers = self.sets.sets[self.halves[OTHER[block]].members if half.writers < 0 else half.writers]
+        ordered: list[tuple[int, float, float, bool]] = []
         for d in held:
             pushed = self._pushes(d, consumers, half, phase)
             extra = self.tables.bounds.push_extra_s[half.members, d] * row_bytes if pushed else 0.0
@@ -102,6 +163,11 @@ class SetProgram:
             lines = (figures.pushed if pushed else figures.bare)[d]
             for slope, least in set(zip(lines.slopes[:, phase], lines.bases[:, phase])):
                 self._at_least(stage, base + least, (self.units[block, d], slope + extra * figures.unit_push), *own)
+            if not own:
+                ordered.append((d, base, extra * figures.unit_push, pushed))
+        if block == "attention" and self.heads.costs.replicate_kv and half.settled and 1 < len(held) == len(ordered):
+            strategy = "row" if half.writers < 0 else "column"
+            stage.SetLb(self.heads.least_s(figures, strategy, phase, ordered) * (1 - SAFE))
 
     def _pushes(self, d: int, consumers: tuple[int, ...], half: Half, phase: int) -> bool:
         """Whether a device must push, by whichever way its sums may go."""
@@ -126,8 +192,8 @@ class SetProgram:
         ways = [self.sources.row_ways[w] for w in other.ways[phase]]
         sole = len(members) == 1
         return min(
-            0.0 if sole and w else way.middle_s[p, phase] + way.pull_s[p, d, phase] + extra * way.moved[p, d]
-            for w, way in zip(other.ways[phase], ways)
+            (way.sole_s if sole else way.middle_s)[p, phase] + way.pull_s[p, d, phase] + extra * way.moved[p, d]
+            for way in ways
         ), []
 
     def _pull_extra_s(self, members: int, producers: int, d: int) -> float:

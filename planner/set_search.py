@@ -18,6 +18,8 @@ from .device_sets import device_sets
 from .price import Pricer
 from .request import Request
 from .set_bounds import SetBounds
+from .set_heads import HeadTimes
+from .set_memory import SetMemory
 from .set_program import Half, SetProgram, node_half
 from .set_shares import SetShares
 from .set_sources import SetSources
@@ -34,6 +36,8 @@ class SetSearch:
 
     pricer: Pricer
     tables: SetTables
+    heads: HeadTimes
+    memory: SetMemory
     programs: int = 0
     _heap: list[tuple[float, int, int, Halves]] = field(default_factory=list)
 
@@ -133,8 +137,9 @@ class SetSearch:
         layers, e, only = self.pricer.model.layers, self._edges, self._only
         attention = e["attention", not only[r, q]][r, q]
         mlp = e["mlp", not only[q, r]][q, r]
-        rest = self.totals[q, r] - (layers - 1) * (attention + mlp)
-        return float(rest + (layers - 1) * SetProgram(self.tables, halves).least_s())
+        rest = self.totals[q, r] - (layers - 1) * (attention + mlp) - self._head_s[r]
+        program = SetProgram(self.tables, halves, self.heads, self.memory, layers - 1, float(self._head_s[r]))
+        return float(rest + program.least_s())
 
 
 def set_search(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> SetSearch:
@@ -142,4 +147,4 @@ def set_search(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> SetSe
     sets = device_sets(pricer.profile, caps)
     bounds = SetBounds(SetShares(costs, sets), SetSources(costs, sets))
     strategies = {b: (w,) if (w := getattr(request, f"{b}_strategy")) else ("row", "column") for b in ("attention", "mlp")}
-    return SetSearch(pricer, SetTables(bounds, strategies))
+    return SetSearch(pricer, SetTables(bounds, strategies), HeadTimes(costs, 0), SetMemory(costs, caps))

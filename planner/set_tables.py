@@ -55,12 +55,8 @@ class SetTables:
 
     def stage_s(self, figures: Figures, pushed: bool, last: bool = False) -> np.ndarray:
         """`[node, members]`: a stage of both phases."""
-        total = 0.0
-        for phase in (0, 1):
-            rows = [self.bounds.stage_s(figures, way, phase, pushed, last) for way in self.bounds.sources.row_ways]
-            column = self.bounds.stage_s(figures, self.hidden, phase, pushed, last)
-            total = total + np.concatenate([np.minimum.reduce(rows), column])
-        return np.asarray(total)
+        rows = self.bounds.stage_s(figures, self.bounds.sources.row_ways, pushed, last)
+        return np.concatenate([rows, self.bounds.stage_s(figures, [self.hidden], pushed, last)])
 
     @cached_property
     def firsts(self) -> dict[tuple[str, str, bool], np.ndarray]:
@@ -80,8 +76,7 @@ class SetTables:
         for block, gather in self.gathers.items():
             width = self.bounds.shares.costs.inputs(block)  # type: ignore[arg-type]
             for pushed in (True, False):
-                each = (self.bounds.second_s(self.figures[block, "outputs"], gather, width, p, pushed) for p in (0, 1))
-                found[block, pushed] = sum(each)
+                found[block, pushed] = self.bounds.second_s(self.figures[block, "outputs"], gather, width, pushed)
         return found
 
     def column_s(self, block: str, writers: int, pushed: bool) -> np.ndarray:

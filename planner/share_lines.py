@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from .stage_costs import Costs
 
 SAMPLES = 16
 MOST_LINES = 3
+STRAIGHT = 5e-4  # of the whole's time; curves closer than that to one line need no second
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,26 @@ def lines_below(units: np.ndarray, seconds: np.ndarray) -> Lines:
 def _lines(units: np.ndarray, seconds: np.ndarray) -> list[tuple[float, float]]:
     if len(units) == 1:
         return [(0.0, float(seconds[0]))]
-    bend = _bend(units, seconds)
+    edges = list(pairwise(_hull(units, seconds)))
+    chosen = dict.fromkeys(edges[round(i * (len(edges) - 1) / (MOST_LINES - 1))] for i in (1, 0, 2))
+    bend, found = _bend(units, seconds), []
+    for a, b in chosen:
+        slope = max(_slope(units, seconds, a, b), 0.0)
+        base = float((seconds - slope * units).min())
+        found.append((slope, base - bend))
+        if (seconds - slope * units - base).max() < STRAIGHT * seconds[-1]:
+            return found[-1:]
+    return found
+
+
+def _hull(units: np.ndarray, seconds: np.ndarray) -> list[int]:
+    """The samples that a thread pulled tight from below touches."""
     hull = [0]
     for i in range(1, len(units)):
         while len(hull) > 1 and _slope(units, seconds, hull[-2], hull[-1]) >= _slope(units, seconds, hull[-1], i):
             hull.pop()
         hull.append(i)
-    edges = list(zip(hull, hull[1:]))
-    chosen = [edges[round(i * (len(edges) - 1) / max(MOST_LINES - 1, 1))] for i in range(MOST_LINES)]
-    found = {a: _slope(units, seconds, a, b) for a, b in chosen}
-    return [(max(slope, 0.0), _base(units, seconds, max(slope, 0.0)) - bend) for slope in found.values()]
-
-
-def _base(units: np.ndarray, seconds: np.ndarray, slope: float) -> float:
-    return float((seconds - slope * units).min())
+    return hull
 
 
 def _slope(units: np.ndarray, seconds: np.ndarray, a: int, b: int) -> float:
