@@ -21,12 +21,17 @@ Set = tuple[int, ...]
 class DeviceSets:
     """`sets`: of each run of equal devices next to each other the first few, as few sets as that leaves.
 
-    Sets chosen so overlap as much as sets of their kinds can, which makes exchanges cheapest: what no such choice of sets
-    undercuts, no choice at all does. `of`: for every device the first that equals it, wherever it is.
+    Sets chosen so overlap as much as sets of their kinds can, which makes exchanges cheapest: what no such choice
+    of sets undercuts, no choice at all does. `of`: for every device the first that equals it, wherever it is.
     """
 
     sets: tuple[Set, ...]
     of: tuple[int, ...]
+
+    @property
+    def kinds(self) -> int:
+        """How many sets there are, of equal devices in a row only how many counting."""
+        return len(self.sets)
 
     @cached_property
     def held(self) -> np.ndarray:
@@ -36,12 +41,12 @@ class DeviceSets:
     @cached_property
     def sizes(self) -> np.ndarray:
         """[set]: how many devices it has."""
-        return self.held.sum(axis=1)
+        return np.asarray(self.held.sum(axis=1))
 
     @cached_property
     def within(self) -> np.ndarray:
         """[one, other]: whether set `one` is a part of set `other`."""
-        return ~(self.held[:, None, :] & ~self.held[None, :, :]).any(axis=2)
+        return np.asarray(~(self.held[:, None, :] & ~self.held[None, :, :]).any(axis=2))
 
     @cached_property
     def index(self) -> dict[Set, int]:

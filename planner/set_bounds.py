@@ -103,11 +103,11 @@ class SetBounds:
         extra = [source.moved @ (weights * each * row_bytes).T for each in (self.pull_extra_s, self.spared_extra_s)]
         pulled = source.pull_s[:, :, at] @ weights.T + np.where(few, extra[1], extra[0])
         own = self._own_s(source, self.shares.costs.pricer.model.hidden, at, weights)
-        return (weights * paces.base_s).sum(axis=1) + pulled - own + source.middle_s[:, at, None]
+        return np.asarray((weights * paces.base_s).sum(axis=1) + pulled - own + source.middle_s[:, at, None])
 
     def _gathered_s(self, paces: Paces, gather: Sources, width: int, at: int, weights: np.ndarray) -> np.ndarray:
         pulled = (weights * (paces.base_s + self.pull_extra_s * self.sources.row_bytes[at] * width)).sum(axis=1)
-        return pulled + gather.pull_s[:, :, at] @ weights.T - self._own_s(gather, width, at, weights)
+        return np.asarray(pulled + gather.pull_s[:, :, at] @ weights.T - self._own_s(gather, width, at, weights))
 
     def _own_s(self, source: Sources, width: int, at: int, weights: np.ndarray) -> np.ndarray | float:
         """What is saved of an average at most, where members wrote some of `width` values themselves."""
@@ -125,7 +125,7 @@ class SetBounds:
         self, figures: Figures, source: Sources, phases: tuple[int, int], pushed: bool, paces: Paces, weights: Weights
     ) -> np.ndarray:
         """One phase by itself: no average, no member with the least share, and no device alone is faster."""
-        phase, at = phases
+        at = phases[1]
         found = weights.unit_s * figures.units + self._average_s(paces, source, at, weights.each[0])
         held = self.sources.sets.held
         for d in range(held.shape[1]):
@@ -134,7 +134,7 @@ class SetBounds:
             found = np.maximum(found, np.where(held[:, d], pull[:, None] + own, 0.0))
         for i in np.flatnonzero(self.sources.sets.sizes == 1):
             found[:, i] = self._alone_s(figures, source, phases, pushed, int(i))
-        return found
+        return np.asarray(found)
 
     def _alone_s(self, figures: Figures, source: Sources, phases: tuple[int, int], pushed: bool, i: int) -> np.ndarray:
         """`[producers]`: one device alone, which pulls nothing where it was the producer."""
@@ -170,16 +170,16 @@ def _joint(paces: list[Paces], held: np.ndarray) -> Weights:
     sets = np.arange(len(held))
     order = np.argsort(ratio, axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
-    best = Weights((np.zeros(held.shape), np.zeros(held.shape)), np.full(len(held), -np.inf))
+    best = Weights((np.zeros(held.shape), np.zeros(held.shape)), np.full(len(held), -1.0))
     for k in range(held.shape[1]):
         pivot = order[:, k]
         inside = held[sets, pivot]
         slower = (rank > k) & held
         tau = np.where(inside, ratio[sets, pivot], 1.0)
         pace = (decode * ~slower).sum(axis=1) + tau * (prefill * slower).sum(axis=1)
-        unit_s = np.where(inside, (1 + tau) / np.maximum(pace, LEAST_S), -np.inf)
+        unit_s = np.where(inside, (1 + tau) / np.maximum(pace, LEAST_S), 0.0)
         early = (rank < k) & held
-        part = np.clip(1 - np.where(inside, unit_s, 0.0) * (decode * early).sum(axis=1), 0.0, 1.0)
+        part = np.clip(1 - unit_s * (decode * early).sum(axis=1), 0.0, 1.0)
         one, two = np.where(early, decode, 0.0) * unit_s[:, None], np.where(slower, prefill, 0.0) * unit_s[:, None]
         one[sets, pivot] = part
         two[sets, pivot] = np.clip(1 - two.sum(axis=1), 0.0, 1.0)

@@ -45,7 +45,9 @@ class HeadTimes:
             lines = (figures.pushed if pushed else figures.bare)[d]
             begin, end = np.arange(heads + 1)[:, None], np.arange(heads + 1)[None, :]
             spare = group * (-(-end // group) - begin // group) - (end - begin)
-            each = np.max([s * (end - begin) + b for s, b in zip(lines.slopes[:, phase], lines.bases[:, phase])], axis=0)
+            each = np.max(
+                [s * (end - begin) + b for s, b in zip(lines.slopes[:, phase], lines.bases[:, phase])], axis=0
+            )
             each = each + spare * self.costs.replica(self.layer, strategy, d)[phase] / group
             self._tables[key] = np.where(end > begin, each, np.inf)
         return self._tables[key]

@@ -20,6 +20,7 @@ TIGHT = 0.6  # of all memory; with more room than that left no linear program kn
 class SetMemory:
     costs: StageCosts
     caps: tuple[int, ...]
+    limited: bool = True
     _token_s: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @cached_property
@@ -29,9 +30,11 @@ class SetMemory:
 
     @cached_property
     def tight(self) -> bool:
-        m, layers = self.costs.pricer.model, self.costs.pricer.model.layers
-        blocks = sum(self.unit_bytes(b, True) * self.costs.units(b).count for b in ("attention", "mlp"))  # type: ignore[arg-type]
-        return blocks + self.table_bytes * m.vocab * self.tables > TIGHT * sum(self.caps) and layers > 0
+        """Whether a linear program must know of memory."""
+        blocks: tuple[Block, Block] = ("attention", "mlp")
+        layers = sum(self.unit_bytes(block, True) * self.costs.units(block).count for block in blocks)
+        tables = self.table_bytes * self.costs.pricer.model.vocab * self.tables
+        return self.limited and layers + tables > TIGHT * sum(self.caps)
 
     @property
     def tables(self) -> int:
@@ -47,8 +50,7 @@ class SetMemory:
         """A unit of the first stage in all layers, its output projection with it under row."""
         m, unit = self.costs.pricer.model, self.costs.units(block).unit
         if block == "mlp":
-            weights = (2 + row) * m.hidden * unit
-            return m.layers * self._matrix(weights) + 3 * self.sizes.buffer(unit)
+            return m.layers * self._matrix((2 + row) * m.hidden * unit) + 3 * self.sizes.buffer(unit)
         weights = (1 + row + 2 / m.group) * unit * m.head_dim * m.hidden
         width = (2 + 2 / m.group) * unit * m.head_dim
         return m.layers * (self._matrix(weights) + self.sizes.cache(1) * unit / m.group) + self.sizes.buffer(1) * width

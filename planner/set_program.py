@@ -5,51 +5,32 @@ What it leaves open is how units round and how costs bend; its least is below al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
+from math import inf
 from typing import Any
 
-import numpy as np
-
+from .plan import Strategy
+from .set_halves import Half, Halves, members_of
 from .set_heads import HeadTimes
 from .set_memory import SetMemory
 from .set_shares import Figures
 from .set_tables import SetTables
+from .steps import Block
 
 SAFE = 1e-6  # relative; a linear program is solved in floating point
-OTHER = {"attention": "mlp", "mlp": "attention"}
-
-
-@dataclass(frozen=True)
-class Half:
-    """A block cut over the set `members`; under column `writers` write its output. Numbers of sets; -1 for row.
-
-    `ways`: by which row ways sums may be handed on, in decode and in prefill.
-    """
-
-    members: int
-    writers: int = -1
-    ways: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
-
-    @property
-    def settled(self) -> bool:
-        """Whether no ways of summing are left open."""
-        return all(len(ways) < 2 for ways in self.ways)
-
-    @property
-    def producers(self) -> int:
-        return self.members if self.writers < 0 else self.writers
+BLOCKS: tuple[Block, Block] = ("attention", "mlp")
+OTHER: dict[Block, Block] = {"attention": "mlp", "mlp": "attention"}
 
 
 class SetProgram:
-    """`least_s`: seconds of `times` layers over given sets, both phases, each between its like, and of a head that takes
-    at least `head_s`.
+    """`least_s`: seconds of `times` layers over given sets, both phases, each between its like, and of a head that
+    takes at least `head_s`.
     """
 
     def __init__(
         self,
         tables: SetTables,
-        halves: dict[str, Half],
+        halves: Halves,
         heads: HeadTimes,
         memory: SetMemory,
         times: int,
@@ -61,15 +42,16 @@ class SetProgram:
         self.times, self.head_s = times, head_s
         self.sets, self.sources = tables.bounds.sources.sets, tables.bounds.sources
         self.lp: Any = pywraplp.Solver.CreateSolver("GLOP")
-        self.units: dict[tuple[str, int], Any] = {}
-        self.wrote: dict[tuple[str, int], Any] = {}
-        for block, half in halves.items():
+        self.units: dict[tuple[Block, int], Any] = {}
+        self.wrote: dict[tuple[Block, int], Any] = {}
+        for block in BLOCKS:
+            half = halves.of(block)
             self._share(self.units, block, half.members, self._first(block))
             if half.writers >= 0:
                 self._share(self.wrote, block, half.writers, tables.figures[block, "outputs"])
-        for block, phase in product(halves, (0, 1)):
+        for block, phase in product(BLOCKS, (0, 1)):
             self._add_first(block, phase)
-            if halves[block].writers >= 0:
+            if halves.of(block).writers >= 0:
                 self._add_second(block, phase)
         if memory.tight:
             self._limit_memory()
@@ -79,16 +61,27 @@ class SetProgram:
         self.lp.Objective().SetMinimization()
         status = self.lp.Solve()
         if status == self.lp.INFEASIBLE:
-            return np.inf
+            return inf
         if status != self.lp.OPTIMAL:
             return 0.0
         total_s = self.lp.Objective().Value() + (0.0 if self.memory.tight else self.head_s)
-        return max(0.0, total_s * (1 - SAFE))
+        return max(0.0, float(total_s) * (1 - SAFE))
 
-    def _first(self, block: str) -> Figures:
-        return self.tables.figures[block, "row" if self.halves[block].writers < 0 else "column"]
+    def shares(self) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        """By block and device the units that `least_s` found, and hidden columns of blocks split by column."""
+        return self._found(self.units), self._found(self.wrote)
 
-    def _share(self, found: dict[tuple[str, int], Any], block: str, members: int, figures: Figures) -> None:
+    def _found(self, variables: dict[tuple[Block, int], Any]) -> dict[str, list[float]]:
+        devices = range(len(self.sets.of))
+        return {
+            block: [max(0.0, variables[block, d].solution_value()) if (block, d) in variables else 0.0 for d in devices]
+            for block in dict.fromkeys(block for block, _ in variables)
+        }
+
+    def _first(self, block: Block) -> Figures:
+        return self.tables.figures[block, "row" if self.halves.of(block).writers < 0 else "column"]
+
+    def _share(self, found: dict[tuple[Block, int], Any], block: Block, members: int, figures: Figures) -> None:
         held = self.sets.sets[members]
         low = figures.least if len(held) < figures.dimension.count else 0.0
         total = self.lp.Constraint(figures.units, figures.units)
@@ -100,7 +93,7 @@ class SetProgram:
         """Bytes in shares of each cap. Tables may be anywhere, but the head takes time where it is."""
         memory, vocabulary = self.memory, self.tables.bounds.shares.costs.vocabulary.total
         heads, others = (self.lp.Constraint(vocabulary, vocabulary) for _ in range(2))
-        used = {d for half in self.halves.values() for d in self.sets.sets[half.members]}
+        used = members_of(self.sets.sets, self.halves)
         stages = [self._head_stage() for _ in (0, 1)]
         self._sum_at_least(stages, self.head_s)
         for d, cap in enumerate(memory.caps):
@@ -113,12 +106,12 @@ class SetProgram:
             row.SetCoefficient(other, memory.table_bytes * (memory.tables - 1) / max(cap, 1))
             for phase, stage in enumerate(stages):
                 self._at_least(stage, 0.0, (head, memory.head_token_s(d, phase)))
-            for block, half in self.halves.items():
+            for block in BLOCKS:
                 if (block, d) in self.units:
-                    each = memory.unit_bytes(block, half.writers < 0)  # type: ignore[arg-type]
+                    each = memory.unit_bytes(block, self.halves.of(block).writers < 0)
                     row.SetCoefficient(self.units[block, d], each / max(cap, 1))
                 if (block, d) in self.wrote:
-                    row.SetCoefficient(self.wrote[block, d], memory.column_bytes(block) / max(cap, 1))  # type: ignore[arg-type]
+                    row.SetCoefficient(self.wrote[block, d], memory.column_bytes(block) / max(cap, 1))
 
     def _head_stage(self) -> Any:
         """It comes once, the stages of a layer as often as there are layers after the first."""
@@ -142,11 +135,11 @@ class SetProgram:
         for variable, each_s in terms:
             row.SetCoefficient(variable, -each_s)
 
-    def _add_first(self, block: str, phase: int) -> None:
+    def _add_first(self, block: Block, phase: int) -> None:
         """Members pull what the other half produced, do their shares, and push: sums, or their part of a gather."""
-        half, figures, stage = self.halves[block], self._first(block), self._stage()
+        half, figures, stage = self.halves.of(block), self._first(block), self._stage()
         held, row_bytes = self.sets.sets[half.members], self.sources.row_bytes[phase]
-        consumers = self.sets.sets[self.halves[OTHER[block]].members if half.writers < 0 else half.writers]
+        consumers = self.sets.sets[self.halves.other(block).members if half.writers < 0 else half.writers]
         ordered: list[tuple[int, float, float, bool]] = []
         for d in held:
             pushed = self._pushes(d, consumers, half, phase)
@@ -166,7 +159,7 @@ class SetProgram:
             if not own:
                 ordered.append((d, base, extra * figures.unit_push, pushed))
         if block == "attention" and self.heads.costs.replicate_kv and half.settled and 1 < len(held) == len(ordered):
-            strategy = "row" if half.writers < 0 else "column"
+            strategy: Strategy = "row" if half.writers < 0 else "column"
             stage.SetLb(self.heads.least_s(figures, strategy, phase, ordered) * (1 - SAFE))
 
     def _pushes(self, d: int, consumers: tuple[int, ...], half: Half, phase: int) -> bool:
@@ -176,9 +169,9 @@ class SetProgram:
         by_cpu = half.writers < 0 and cpu and any(way > 0 for way in half.ways[phase])
         return not (plain and consumers == (d,)) and not by_cpu
 
-    def _pulled(self, block: str, d: int, phase: int) -> tuple[float, list[tuple[Any, float]]]:
+    def _pulled(self, block: Block, d: int, phase: int) -> tuple[float, list[tuple[Any, float]]]:
         """Seconds at least until device `d` has the other half's output, and less for what it wrote itself."""
-        half, other = self.halves[block], self.halves[OTHER[block]]
+        half, other = self.halves.of(block), self.halves.other(block)
         members, p = self.sets.sets[half.members], other.producers
         if len(members) == 1 and members == self.sets.sets[p]:
             return 0.0, []
@@ -201,12 +194,12 @@ class SetProgram:
         spared = len(sets[producers]) == 1 and sets[producers][0] in sets[members]
         return float((bounds.spared_extra_s if spared else bounds.pull_extra_s)[members, d])
 
-    def _add_second(self, block: str, phase: int) -> None:
+    def _add_second(self, block: Block, phase: int) -> None:
         """Writers gather the inputs of the output projection, write their columns, and push."""
-        half, figures, stage = self.halves[block], self.tables.figures[block, "outputs"], self._stage()
+        half, figures, stage = self.halves.of(block), self.tables.figures[block, "outputs"], self._stage()
         gather, row_bytes = self.tables.gathers[block], self.sources.row_bytes[phase]
-        consumers = self.sets.sets[self.halves[OTHER[block]].members]
-        width, inputs = self.tables.bounds.shares.costs.inputs(block), self._first(block)  # type: ignore[arg-type]
+        consumers = self.sets.sets[self.halves.other(block).members]
+        width, inputs = self.tables.bounds.shares.costs.inputs(block), self._first(block)
         writers = self.sets.sets[half.writers]
         for d in writers:
             pushed = consumers != (d,)
@@ -220,11 +213,3 @@ class SetProgram:
             for slope, least in set(zip(lines.slopes[:, phase], lines.bases[:, phase])):
                 terms = (self.wrote[block, d], slope + push * figures.unit_push), (self.units[block, d], -own)
                 self._at_least(stage, base + least, *terms)
-
-
-def node_half(tables: SetTables, node: int, members: int) -> Half:
-    """The half whose output a node stands for; every way of summing."""
-    if node >= tables.count:
-        return Half(members, node - tables.count)
-    ways = tuple(w for w, way in enumerate(tables.bounds.sources.row_ways) if np.isfinite(way.middle_s[node, 0]))
-    return Half(node, ways=(ways, ways))

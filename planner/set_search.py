@@ -1,150 +1,116 @@
-"""The least that any device sets need, found best first: bounds by closed form, then a linear program for each choice.
+"""The least that any choice of device sets needs, found best first: by closed forms, then by a linear program for each.
 
 Knows in which order choices are looked at, and when to stop. Knows nothing of what makes a stage's time.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heappop, heappush
-from itertools import product
+from math import inf
 
-import msgspec
 import numpy as np
 
 from .device_sets import device_sets
+from .plan import Split
 from .price import Pricer
 from .request import Request
 from .set_bounds import SetBounds
+from .set_halves import Halves, with_layer
 from .set_heads import HeadTimes
 from .set_memory import SetMemory
-from .set_program import Half, SetProgram, node_half
+from .set_program import SetProgram
 from .set_shares import SetShares
 from .set_sources import SetSources
-from .set_tables import SetTables
+from .set_tables import SetTables, Strategies
+from .set_totals import SetTotals
 from .stage_costs import StageCosts
 
-MOST_PROGRAMS = 3000
-Halves = dict[str, Half]
+MOST_PROGRAMS = 6000
+CLOSED, SOLVED, SETTLED = 0, 1, 2  # how far a choice's bound has been raised: ways of summing open, then each by itself
 
 
 @dataclass
 class SetSearch:
-    """Choices of sets for one layer that all layers repeat."""
+    """Choices of sets for a layer that all layers repeat.
 
-    pricer: Pricer
-    tables: SetTables
+    `found`: the choices with the least bounds that no program raises any more, in order. `programs`: how many were
+    solved.
+    """
+
+    totals: SetTotals
     heads: HeadTimes
     memory: SetMemory
     programs: int = 0
-    _heap: list[tuple[float, int, int, Halves]] = field(default_factory=list)
+    found: list[Halves] = field(default_factory=list)
+    _open: list[tuple[float, int, int, Halves]] = field(default_factory=list)
+    _number: int = 0
 
-    @property
-    def sets(self):
-        return self.tables.bounds.sources.sets
-
-    @cached_property
-    def _edges(self) -> dict[tuple[str, bool], np.ndarray]:
-        return {(b, pushed): self.tables.edges(b, pushed) for b in ("attention", "mlp") for pushed in (True, False)}
-
-    @cached_property
-    def _only(self) -> np.ndarray:
-        """[node, node]: the first is one device, which is among the second's producers."""
-        sets = self.sets
-        one = (sets.sizes == 1)[:, None] & sets.within
-        nothing = np.zeros_like(one)
-        return np.block([[one, one], [nothing, nothing]])
-
-    @cached_property
-    def totals(self) -> np.ndarray:
-        """[attention's node, MLP's node]: seconds of the workload at least."""
-        e, layers, only = self._edges, self.pricer.model.layers, self._only
-        first = np.where(only.T, e["attention", False], 0)
-        attention = np.where(only, e["attention", False], e["attention", True])  # [mlp, attention]
-        mlp = np.where(only, e["mlp", False], e["mlp", True])
-        del first
-        opening = e["attention", False][: self.tables.count].min(axis=0)
-        closing = e["mlp", False]
-        ends = opening[:, None] + closing + self._head_s[None, :] + self.tables.bounds.shares.embedding_s
-        return (layers - 1) * (attention.T + mlp) + ends + self._overheads_s
-
-    @cached_property
-    def _head_s(self) -> np.ndarray:
-        return self.tables.stage_s(self.tables.bounds.shares.head, False, last=True).min(axis=1)
-
-    @cached_property
-    def _overheads_s(self) -> np.ndarray:
-        work, pricer = self.pricer.workload, self.pricer
-        passes = work.new_tokens + work.batch * sum(c.count for c in pricer.chunks)
-        each = np.array([d.step_overhead_s for d in pricer.profile.devices])
-        most = np.where(self.sets.held, each, 0).max(axis=1)
-        most = np.concatenate([most, most])
-        return passes * np.maximum(most[:, None], most[None, :])
-
-    def least_s(self, enough_s: float) -> float:
-        """No choice of sets needs less; ends where none below `enough_s` is left."""
-        order = np.argsort(self.totals, axis=None, kind="stable")
-        flat = self.totals.ravel()[order]
-        at, count = 0, 2 * self.tables.count
-        number = 0
+    def least_s(self, deadline: float) -> float:
+        """No choice of sets needs less. Ends at a choice whose bound is final, after `MOST_PROGRAMS` or at `deadline`
+        (of time.perf_counter).
+        """
+        pairs, pair = self._pairs, next(self._pairs, (inf, 0, 0))
         while True:
-            top = self._heap[0][0] if self._heap else np.inf
-            pair = flat[at] if at < len(flat) else np.inf
-            if min(top, pair) >= enough_s or self.programs >= MOST_PROGRAMS:
-                return float(min(top, pair))
-            if pair <= top:
-                q, r = divmod(int(order[at]), count)
-                at += 1
-                for bound, halves in self._choices(q, r):
-                    number += 1
-                    heappush(self._heap, (bound, number, 0, halves))
+            bound_s = min(pair[0], self._open[0][0] if self._open else inf)
+            if bound_s == inf or self.programs >= MOST_PROGRAMS or time.perf_counter() > deadline:
+                return bound_s
+            if pair[0] <= bound_s:
+                self._open_pair(*pair)
+                pair = next(pairs, (inf, 0, 0))
                 continue
-            bound, _, depth, halves = heappop(self._heap)
-            if depth == 2:
-                heappush(self._heap, (bound, 0, 2, halves))
-                self.best = halves
-                return bound
-            for child in [halves] if depth == 0 else self._by_way(halves):
-                number += 1
-                heappush(self._heap, (max(bound, self._solved_s(child)), number, depth + 1, child))
+            _, _, depth, halves = heappop(self._open)
+            if depth == SETTLED:
+                self.found.append(halves)
+                return bound_s
+            for each in [halves] if depth == CLOSED else halves.each_way():
+                self._add(max(bound_s, self._solved_s(each)), depth + 1, each)
 
-    def _choices(self, q: int, r: int) -> Iterator[tuple[float, Halves]]:
-        layers = self.pricer.model.layers
-        for more_a, attention in self._halves("attention", q, r):
-            for more_m, mlp in self._halves("mlp", r, q):
-                yield float(self.totals[q, r]) + (layers - 1) * (more_a + more_m), {"attention": attention, "mlp": mlp}
+    @cached_property
+    def _pairs(self) -> Iterator[tuple[float, int, int]]:
+        """Seconds and nodes of attention and MLP, in order of seconds."""
+        each = self.totals.each
+        order = np.argsort(each, axis=None, kind="stable")
+        return ((float(each.flat[i]), int(i) // each.shape[1], int(i) % each.shape[1]) for i in order)
 
-    def _halves(self, block: str, node: int, before: int) -> Iterator[tuple[float, Half]]:
-        if node < self.tables.count:
-            yield 0.0, node_half(self.tables, node, node)
-            return
-        seconds = self.tables.column_s(block, node - self.tables.count, not self._only[before, node])[before]
-        for members in np.flatnonzero(np.isfinite(seconds)):
-            yield float(seconds[members] - seconds.min()), node_half(self.tables, node, int(members))
+    def _open_pair(self, bound_s: float, attention: int, mlp: int) -> None:
+        for more_s, one in self.totals.halves("attention", attention, mlp):
+            for other_s, two in self.totals.halves("mlp", mlp, attention):
+                self._add(bound_s + more_s + other_s, CLOSED, Halves(one, two))
 
-    def _by_way(self, halves: Halves) -> Iterator[Halves]:
-        attention, mlp = halves["attention"], halves["mlp"]
-        for a in product(*(([(w,) for w in ways] or [()]) for ways in attention.ways)):
-            for m in product(*(([(w,) for w in ways] or [()]) for ways in mlp.ways)):
-                yield {"attention": Half(attention.members, attention.writers, a), "mlp": Half(mlp.members, mlp.writers, m)}
+    def _add(self, bound_s: float, depth: int, halves: Halves) -> None:
+        self._number += 1
+        heappush(self._open, (bound_s, self._number, depth, halves))
 
     def _solved_s(self, halves: Halves) -> float:
         self.programs += 1
-        nodes = [h.producers + (self.tables.count if h.writers >= 0 else 0) for h in (halves["attention"], halves["mlp"])]
-        q, r = nodes
-        layers, e, only = self.pricer.model.layers, self._edges, self._only
-        attention = e["attention", not only[r, q]][r, q]
-        mlp = e["mlp", not only[q, r]][q, r]
-        rest = self.totals[q, r] - (layers - 1) * (attention + mlp) - self._head_s[r]
-        program = SetProgram(self.tables, halves, self.heads, self.memory, layers - 1, float(self._head_s[r]))
-        return float(rest + program.least_s())
+        return self.totals.once_s(halves) + self._program(halves).least_s()
+
+    def _program(self, halves: Halves) -> SetProgram:
+        head_s = float(self.totals.head_s[self.totals.node(halves.mlp)])
+        return SetProgram(self.totals.tables, halves, self.heads, self.memory, self.totals.repeats, head_s)
+
+    def splits(self, start: Split) -> Iterator[Split]:
+        """The layers of the choices found, rounded, with the tables of `start`."""
+        for halves in self.found:
+            program = self._program(halves)
+            if 0 < program.least_s() < inf:
+                yield with_layer(start, self.memory.costs, *program.shares())
 
 
-def set_search(pricer: Pricer, request: Request, caps: tuple[int, ...]) -> SetSearch:
+def set_search(pricer: Pricer, request: Request, caps: tuple[int, ...], limited: bool = True) -> SetSearch | None:
+    """The search for a machine; None where layers differ or shares are given by hand, for which there is none.
+
+    `limited`: whether memory is a limit.
+    """
+    if len(set(pricer.model.windows)) > 1 or request.attention_split or request.mlp_split or pricer.model.layers < 2:
+        return None
     costs = StageCosts(pricer, request.replicate_kv and pricer.model.group > 1)
-    sets = device_sets(pricer.profile, caps)
-    bounds = SetBounds(SetShares(costs, sets), SetSources(costs, sets))
-    strategies = {b: (w,) if (w := getattr(request, f"{b}_strategy")) else ("row", "column") for b in ("attention", "mlp")}
-    return SetSearch(pricer, SetTables(bounds, strategies), HeadTimes(costs, 0), SetMemory(costs, caps))
+    sets, memory = device_sets(pricer.profile, caps), SetMemory(costs, caps, limited)
+    wishes = {"attention": request.attention_strategy, "mlp": request.mlp_strategy}
+    strategies: Strategies = {block: (wish,) if wish else ("row", "column") for block, wish in wishes.items()}
+    tables = SetTables(SetBounds(SetShares(costs, sets), SetSources(costs, sets)), strategies)
+    return SetSearch(SetTotals(tables), HeadTimes(costs, 0), memory)

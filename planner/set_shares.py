@@ -90,7 +90,7 @@ class SetShares:
         bare, pushed, kept = [], [], {}
         for d, like in enumerate(self.sets.of):
             if like == d:
-                at, costs = sampled(lambda u, d=d: share(d, u, False), units.count)
+                at, costs = sampled(partial(share, d, alone=False), units.count)
                 kept[d] = lines_below(at, costs[:, :2]), lines_below(at, costs[:, :2] + costs[:, 2:4])
             bare.append(kept[like][0])
             pushed.append(kept[like][1])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -25,8 +25,9 @@ SLICES = 4  # into which a width is cut to see how a pull grows
 class Sources:
     """One way of handing on a block's output, for every set that produced it; infinite where a set has no such way.
 
-    `middle_s[set, phase]`: before anyone can pull; `sole_s`: at least, where one device alone does. `pull_s[set, device, phase]`: alone on its paths. `moved[set,
-    device]`: values a row over its link. `saved_s[set, device, phase]`: less for every value that it wrote itself.
+    `middle_s[set, phase]`: before anyone can pull; `sole_s`: at least, where one device alone does.
+    `pull_s[set, device, phase]`: alone on its paths. `moved[set, device]`: values a row over its link.
+    `saved_s[set, device, phase]`: less for every value that it wrote itself.
     """
 
     middle_s: np.ndarray
@@ -58,24 +59,26 @@ class SetSources:
         ports = {p.name: p.push_bytes_per_s if push else p.pull_bytes_per_s for p in profile.host.ports}
         hung = [device.link.port if device.link else "" for device in devices]
         alike = np.array([[bool(a) and a == b for b in hung] for a in hung])
-        each_s = [1 / (d.link.push_bytes_per_s if push else d.link.pull_bytes_per_s) if d.link else np.inf for d in devices]
+        each_s = [
+            1 / (d.link.push_bytes_per_s if push else d.link.pull_bytes_per_s) if d.link else np.inf for d in devices
+        ]
         port_s = np.array([1 / ports[port] if port in ports else 0.0 for port in hung])
         host_s = 1 / profile.host.bytes_per_s if profile.host.bytes_per_s else 0.0
         on_port, on_host = held @ alike.T - fewer, (held & self.linked).sum(axis=1, keepdims=True) - fewer
-        return np.maximum(np.maximum(on_port * port_s, on_host * host_s) - np.array(each_s), 0.0)
+        return np.asarray(np.maximum(np.maximum(on_port * port_s, on_host * host_s) - np.array(each_s), 0.0))
 
     @cached_property
     def row_ways(self) -> list[Sources]:
         """Ways of a row block: every consumer sums; the members do, in parts; a CPU device does."""
         cpus = [d for d, device in enumerate(self.costs.pricer.profile.devices) if device.kind == "cpu"]
         ways = SumWays(self.costs.pricer)
-        found = [self._every(lambda s: self._plain(s))]
+        found = [self._every(self._plain)]
         if max(map(len, self.sets.sets)) > 2:
             found.append(self._every(lambda s: self._reduced(ways, s, ways.in_parts(s)) if len(s) > 2 else None))
-        for d in cpus:
-            alone = ways.on_one(d)
-            found.append(self._every(lambda s, alone=alone: self._reduced(ways, s, alone) if len(s) > 1 else None))
-        return found
+        return found + [self._every(partial(self._on_one, ways, ways.on_one(d))) for d in cpus]
+
+    def _on_one(self, ways: SumWays, sums: Sums, s: Set) -> Sources | None:
+        return self._reduced(ways, s, sums) if len(s) > 1 else None
 
     def gathered(self, width: int) -> Sources:
         """Slices of `width` values in all, written by the devices of a set."""
@@ -83,7 +86,9 @@ class SetSources:
 
     def _every(self, one: Callable[[Set], Sources | None]) -> Sources:
         count = len(self.linked)
-        none = Sources(np.full(3, np.inf), np.full(3, np.inf), np.zeros((count, 3)), np.zeros(count), np.zeros((count, 3)))
+        none = Sources(
+            np.full(3, np.inf), np.full(3, np.inf), np.zeros((count, 3)), np.zeros(count), np.zeros((count, 3))
+        )
         found = [one(s) or none for s in self.sets.sets]
         names = ("middle_s", "sole_s", "pull_s", "moved", "saved_s")
         return Sources(*(np.array([getattr(each, name) for each in found]) for name in names))
@@ -101,7 +106,8 @@ class SetSources:
         pulls = [self._pull(d, reducers, width, "concat", False) for d, width in enumerate(others)]
         if len(reducers) == 1:
             pulls[reducers[0]] = np.zeros(3)  # it need not pull where it alone consumes
-        return self._of(*(np.array(each)[list(PHASES)] for each in (middle, sole)), pulls, np.array(others, dtype=float))
+        before, alone = (np.array(each)[list(PHASES)] for each in (middle, sole))
+        return self._of(before, alone, pulls, np.array(others, dtype=float))
 
     def _slices(self, s: Set, width: int) -> Sources:
         found = [self._line(d, s, width) for d in range(len(self.linked))]

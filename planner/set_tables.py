@@ -82,7 +82,7 @@ class SetTables:
     def column_s(self, block: str, writers: int, pushed: bool) -> np.ndarray:
         """`[node before, members]` of a column block with these writers; its only writer need not push inputs."""
         alone = self.bounds.sources.sets.sizes[writers] == 1
-        return self.firsts[block, "column", not alone] + self.seconds[block, pushed][:, writers]
+        return np.asarray(self.firsts[block, "column", not alone] + self.seconds[block, pushed][:, writers])
 
     def edges(self, block: Block, pushed: bool) -> np.ndarray:
         """`[node before, node]`: a block at its fastest between two nodes."""
