@@ -1,8 +1,8 @@
-"""Decode and prefill of a model at real shapes on GPUs or parts of one: python benchmarks/gpu_decode.py
+"""Decode and prefill at real shapes on GPUs or parts of one: python benchmarks/gpu_decode.py --rig cuda:0/8+cuda:0/16
 
-Weights are random; correctness comes first: logits after a prompt and some steps against an unsplit float32 model, beside
-what the unsplit model loses in the format of the weights. Then each rig: planned, even and layer split, with and without
-collectives. Needs torch, triton, msgspec, networkx; and cuda-bindings for parts of a GPU.
+Weights are random. Correctness comes first: logits after a prompt and some steps against an unsplit float32 model,
+beside what the unsplit model loses in bfloat16. Then each rig: by speed and even. Needs torch, triton, msgspec and
+networkx, and cuda-bindings for parts of a GPU.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
+import msgspec
 import torch
 from gpu_models import RandomWeights, unsplit_logits
 
 from tpplan.executor.gpu.devices import open_devices
 from tpplan.executor.gpu.loading import GpuLoader
-from tpplan.planner.hf_config import read_config
+from tpplan.planner.hf_config import spec_from_config
 from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split
 from tpplan.planner.units import Units, proportional
@@ -39,3 +41,124 @@ def split_by(model: ModelSpec, weights: Sequence[float], strategy: str = "row") 
     layer = LayerPlan(block(model.heads, 1), block(model.mlp, 128))
     table = spans(model.vocab, VOCAB_UNIT)
     return Split(table, (layer,) * model.layers, table)
+
+
+def weight_bytes(model: ModelSpec) -> int:
+    """Bytes that a token reads: all weights in bfloat16 but the embedding's."""
+    return 2 * (model.weights - model.vocab * model.hidden * (not model.tied_embeddings))
+
+
+def copy_bytes_per_s() -> float:
+    """Of a large copy on the whole GPU, read and written bytes counted."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(12):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        target.copy_(source)
+        end.record()
+        end.synchronize()
+        seconds.append(begin.elapsed_time(end) / 1e3)
+    return 2 * source.numel() / median(seconds[2:])
+
+
+class Rig:
+    """A model split over devices, loaded with random weights."""
+
+    def __init__(self, model: ModelSpec, names: Sequence[str], split: Split, context: int) -> None:
+        self.model, self.devices = model, open_devices(names)
+        self.logits = torch.zeros(model.vocab)
+        places = {d: device.place for d, device in enumerate(self.devices)}
+        by_number = dict(enumerate(self.devices))
+        loader = GpuLoader(
+            model, split, by_number, lambda d: RandomWeights(model, places[d]), torch.bfloat16, context, self.logits
+        )
+        started = time.perf_counter()
+        self.runners = loader.load()
+        self.load_s = time.perf_counter() - started
+
+    def prefill(self, tokens: Sequence[int]) -> float:
+        """Seconds from the first token to the logits of the last."""
+        started = time.perf_counter()
+        for begin in range(0, len(tokens), 256):
+            chunk = tokens[begin : begin + 256]
+            self.runners["prefill"].run(chunk, begin, begin + len(chunk) == len(tokens))
+        return time.perf_counter() - started
+
+    def step(self, token: int, position: int) -> torch.Tensor:
+        """Logits of one decode step."""
+        self.runners["decode"].run([token], position, True)
+        self.runners["decode"].gather_logits()
+        return self.logits.clone()
+
+    def decode_s(self, position: int, steps: int) -> float:
+        """Seconds a token, in the middle of a run of `steps`."""
+        ends = []
+        for _ in self.runners["decode"].decode(1, position, steps):
+            ends.append(time.perf_counter())
+        return (ends[-1] - ends[8]) / (len(ends) - 9)
+
+    def close(self) -> None:
+        self.runners["decode"].abort()
+        self.devices.close()
+        self.runners["decode"].host.memory.close()
+        del self.runners
+        torch.cuda.empty_cache()
+
+
+def check(model: ModelSpec, names: Sequence[str], split: Split) -> str:
+    """Worst logit error of a prompt of 40 and three tokens, against float32, beside the unsplit bfloat16 model's."""
+    tokens = [(7919 * i + 13) % model.vocab for i in range(44)]
+    weights = RandomWeights(model, torch.device("cuda", 0))
+    truth, plain = (unsplit_logits(model, weights, tokens, form) for form in (torch.float32, torch.bfloat16))
+    rig = Rig(model, names, split, 256)
+    rig.prefill(tokens[:40])
+    rig.runners["prefill"].gather_logits()
+    found = [(39, rig.logits.clone())] + [(at, rig.step(tokens[at], at)) for at in range(40, 44)]
+    rig.close()
+    scale = float(truth.abs().max())
+    split_error = max(float((logits - truth[at].cpu()).abs().max()) for at, logits in found) / scale
+    own_error = max(float((plain[at] - truth[at]).abs().max()) for at, _ in found) / scale
+    verdict = "ok" if split_error <= 2 * own_error else "WRONG"
+    return f"error {split_error:.2e} of the largest logit, unsplit bfloat16 {own_error:.2e}: {verdict}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="examples/llama-3.1-8b.json")
+    parser.add_argument("--layers", type=int, default=0, help="fewer than the model has")
+    parser.add_argument("--rig", action="append", default=[], help="devices joined by +, as often as wanted")
+    parser.add_argument("--context", type=int, default=1024)
+    arguments = parser.parse_args()
+    model = spec_from_config(msgspec.json.decode(Path(arguments.model).read_bytes()))
+    if arguments.layers:
+        model = msgspec.structs.replace(model, layers=arguments.layers, windows=model.windows[: arguments.layers])
+    small = msgspec.structs.replace(model, layers=2, windows=model.windows[:2])
+    rate = copy_bytes_per_s()
+    lines = [f"{torch.cuda.get_device_name(0)}: copy {rate / 1e12:.2f} TB/s"]
+    for rig in arguments.rig or ["cuda:0"]:
+        names = rig.split("+")
+        speeds = [float(name.partition("/")[2].partition("#")[0] or 132) for name in names]
+        for label, shares in {"by SMs": speeds, "even": [1.0] * len(names)}.items():
+            if label == "even" and len(set(speeds)) == 1:
+                continue
+            for strategy in ("row", "column") if len(names) > 1 else ("row",):
+                split = split_by(model, shares, strategy)
+                checked = check(small, names, split_by(small, shares, strategy))
+                print(rig, label, strategy, checked, flush=True)
+                measured = Rig(model, names, split, arguments.context)
+                prefill_s = median(measured.prefill([i % 1000 for i in range(512)]) for _ in range(5))
+                token_s = median(measured.decode_s(512, 72) for _ in range(3))
+                share = weight_bytes(model) / token_s / rate
+                lines.append(
+                    f"{rig:24} {label:7} {strategy:7} decode {1 / token_s:6.1f} tok/s, {share:4.0%} of copy; prefill "
+                    f"{512 / prefill_s:8.0f} tok/s; load {measured.load_s:.1f} s; {checked}"
+                )
+                print(lines[-1], flush=True)
+                measured.close()
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

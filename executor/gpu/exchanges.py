@@ -1,12 +1,33 @@
-"""What an exchange of a GPU device moves, in terms of its buffers. How it moves is `kernels.gpu`'s business."""
+"""What an exchange of a GPU device moves, in terms of its buffers, and the exchanges of a plan bound to host memory.
+
+Few rows go by flag-in-word exchanges, which a graph can hold; many rows in chunks, numbered on by the host.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
-from ...planner.steps import Step
+from ...kernels.gpu import norm
+from ...kernels.gpu.bulk import Bulk
+from ...kernels.gpu.exchange import Exchange, Rank
+from ...kernels.gpu.host_memory import Layout
+from ...kernels.gpu.slots import Site, new_site
+from ...planner.plan import size
+from ...planner.steps import Kind, Step
+from .residuals import Residuals
+from .state import FEW_ROWS, GpuState
+
+Run = Callable[[int], None]  # rows of the pass
+
+
+class Binds(Protocol):
+    def bind(self, state: GpuState, moved: Moved) -> tuple[Run, torch.Tensor | None]:
+        """One device's side as a launch, and the sums of squares that it leaves for the norm after it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -16,7 +37,7 @@ class Moved:
     `source`: buffer that is pushed; `target`: buffer that is pulled into. `own_residual`: the step that adds the hidden
     state to what is pushed, where this device does so for all. `adds_hidden`: the device adds its own hidden state to
     what it pulls. `exact`: parts travel in float32, not in the format of the weights. `norm_weight`: [hidden] of the
-    norm that follows, None where none does; `squares`: where it leaves sums of squares.
+    norm that follows, None where none does.
     """
 
     hidden: int
@@ -28,7 +49,6 @@ class Moved:
     adds_hidden: bool
     exact: bool
     norm_weight: torch.Tensor | None
-    squares: torch.Tensor | None
 
     @property
     def width(self) -> int:
@@ -47,3 +67,78 @@ class Moved:
         step = self.push or self.pull
         assert step is not None
         return step.collective
+
+
+def make_sites(
+    layout: Layout, steps: Sequence[Step], first: int, hidden: int, residuals: Residuals, form: torch.dtype
+) -> dict[int, Site]:
+    """Call-sites of all collectives of a phase, by collective; they are numbered from `first` on."""
+    moves: dict[int, list[Step]] = {}
+    for step in steps:
+        if step.kind is Kind.PULL:
+            moves.setdefault(step.collective, []).append(step)
+    sites = {}
+    for collective, pulls in moves.items():
+        one = pulls[0]
+        widths = dict(zip(one.peers, one.widths, strict=True)) if one.combine == "concat" else {}
+        widths = widths or dict.fromkeys(one.peers, hidden)
+        spans = {p.device: p.span for p in pulls if p.role == "pull_parts"}
+        wire = torch.float32 if residuals.exact(one) else form
+        consumers = [p.device for p in pulls]
+        number = first + collective
+        sites[collective] = new_site(layout, number, widths, consumers, one.combine, wire, FEW_ROWS, spans or None)  # type: ignore[arg-type]
+    return sites
+
+
+@dataclass
+class PhaseExchanges:
+    """Binds the exchanges of one phase for one device. `number`: of the first bulk collective of the pass at hand."""
+
+    sites: dict[int, Site]
+    rank: Rank
+    bulk: Bulk
+    eps: float
+    number: int = field(default=1)
+
+    def bind(self, state: GpuState, moved: Moved) -> tuple[Run, torch.Tensor | None]:
+        site = self.sites[moved.site]
+        exchange = Exchange(site, self.rank)
+        squares = None
+        if moved.norm_weight is not None:
+            squares = torch.zeros(FEW_ROWS, exchange.programs, device=state.place)
+
+        def run(rows: int) -> None:
+            tensors = _Tensors(state, moved, rows)
+            if rows <= FEW_ROWS:
+                sums = None if squares is None else squares[:rows]
+                exchange(
+                    state.control, tensors.part, tensors.out, tensors.residual, tensors.carry, moved.norm_weight,
+                    tensors.scaled, sums, rows,
+                )  # fmt: skip
+            else:
+                self._bulk(site, moved, tensors, rows)
+
+        return run, squares
+
+    def _bulk(self, site: Site, moved: Moved, t: _Tensors, rows: int) -> None:
+        widths = dict(zip(site.producers, site.widths, strict=True))
+        span = moved.pull.span if moved.pull is not None and size(moved.pull.span) else None
+        self.bulk(
+            self.number + moved.site, widths, site.consumers, site.combine, site.wire, rows, t.part, t.out, t.residual,
+            t.carry, span,
+        )  # fmt: skip
+        if moved.norm_weight is not None and t.out is not None and t.scaled is not None:
+            norm.norm(t.out, moved.norm_weight, self.eps, t.scaled)
+
+
+class _Tensors:
+    """What an exchange reads and writes in a pass of `rows` rows."""
+
+    def __init__(self, s: GpuState, moved: Moved, rows: int) -> None:
+        hidden = s.view("hidden", rows, moved.hidden)
+        own = moved.own_residual
+        self.part = s.view(moved.source, rows, moved.width) if moved.width else None
+        self.carry = hidden[:, slice(*own.span)] if own is not None else None
+        self.out = s.view(moved.target, rows, moved.pull.out_features) if moved.pull else None
+        self.residual = hidden if moved.adds_hidden else None
+        self.scaled = s.view("scaled", rows, moved.hidden) if moved.norm_weight is not None else None

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from ...kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope, swiglu
+from ...kernels.gpu import argmax, attention, embed, gate_up, linear, norm, products, rope, swiglu
 from ...planner.model_spec import ModelSpec
 from ...planner.steps import Kind, Step
-from .exchanges import Moved
+from ..weights import Shard
+from .exchanges import Binds, Moved
 from .groups import Group, groups
 from .residuals import Residuals
 from .state import FEW_ROWS, GpuState
 
 Run = Callable[[int], None]  # rows of the pass
+NORM_PARTS = 4  # partial sums of squares a row, where no exchange makes them
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,16 @@ class Launch:
 class GpuBinder:
     """Binds the steps of one device in one phase, in order."""
 
-    def __init__(self, model: ModelSpec, state: GpuState, residuals: Residuals, exchanges: Any) -> None:
+    def __init__(self, model: ModelSpec, state: GpuState, residuals: Residuals, exchanges: Binds) -> None:
         self.model, self.state, self.residuals, self.exchanges = model, state, residuals, exchanges
         self.result = "part"  # or "hidden", "sums": what holds this device's share of a block's output
         self.sums_lack_residual = False
         self.gathered = False  # whether the output projection reads what was gathered
-        self.squares = torch.zeros(state.rows, norm.parts(model.hidden), device=state.place)
+        self.squares = self._new_squares(NORM_PARTS)  # that the next products read: of the norm before them
+
+    def _new_squares(self, parts: int) -> torch.Tensor:
+        """[FEW_ROWS, parts] float32."""
+        return torch.zeros(FEW_ROWS, parts, device=self.state.place)
 
     def bind(self, steps: Iterable[Step]) -> list[Launch]:
         """In the order of a pass."""
@@ -64,7 +69,8 @@ class GpuBinder:
     def _norm(self, step: Step) -> Run:
         """Of what this device alone produced and takes: the embedding, or sums of others' parts."""
         s, source, wide, weight = self.state, self.result, step.in_features, self.state.shard(step).weight
-        added = self.sums_lack_residual and source == "sums"
+        added, squares = self.sums_lack_residual and source == "sums", self._new_squares(NORM_PARTS)
+        self.squares = squares
 
         def run(rows: int) -> None:
             hidden, result = s.view("hidden", rows, wide), s.view(source, rows, wide)
@@ -72,43 +78,42 @@ class GpuBinder:
                 hidden += result
             else:
                 hidden.copy_(result)
-            self._norm_rows(rows, weight)
+            self._norm_rows(rows, weight, squares)
 
         return run
 
-    def _norm_rows(self, rows: int, weight: torch.Tensor) -> None:
+    def _norm_rows(self, rows: int, weight: torch.Tensor, squares: torch.Tensor) -> None:
         s, wide = self.state, self.model.hidden
         hidden, scaled = s.view("hidden", rows, wide), s.view("scaled", rows, wide)
         if rows <= FEW_ROWS:
-            norm.scaled(hidden, weight, scaled, self.squares[:rows])
+            norm.scaled(hidden, weight, scaled, squares[:rows])
         else:
             norm.norm(hidden, weight, self.model.norm_eps, scaled)
 
     def _linear(self, step: Step) -> Run:
         s, shard = self.state, self.state.shard(step)
         source, target = self._linear_buffers(step)
-        normed = source == "scaled"
+        squares = self.squares if source == "scaled" else None
 
         def run(rows: int) -> None:
             x, out = s.view(source, rows, step.in_features), s.view(target, rows, step.out_features)
-            self._product(x, shard.weight, shard.bias, out, normed)
+            self._product(x, shard, out, squares)
 
         def last(rows: int) -> None:
             row = slice(s.last_row, s.last_row + 1)
             x, out = s.view(source, rows, step.in_features)[row], s.view(target, 1, step.out_features)
-            squares = self.squares[row] if rows <= FEW_ROWS else None
-            linear.linear(x, shard.weight, shard.bias, out, squares, self.model.hidden, self.model.norm_eps)
+            sums = squares[row] if squares is not None and rows <= FEW_ROWS else None
+            linear.linear(x, shard.weight, shard.bias, out, sums, self.model.hidden, self.model.norm_eps)
 
         return last if step.block == "head" else run
 
-    def _product(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, normed: bool
-    ) -> None:
-        if len(x) <= FEW_ROWS:
-            squares = self.squares[: len(x)] if normed else None
-            linear.linear(x, weight, bias, out, squares, self.model.hidden, self.model.norm_eps)
+    def _product(self, x: torch.Tensor, shard: Shard, out: torch.Tensor, squares: torch.Tensor | None) -> None:
+        rows = len(x)
+        if rows <= FEW_ROWS:
+            sums = None if squares is None else squares[:rows]
+            linear.linear(x, shard.weight, shard.bias, out, sums, self.model.hidden, self.model.norm_eps)
         else:
-            linear.many_rows(x, weight, bias, out)
+            products.many_rows(x, shard.weight, shard.bias, out)
 
     def _linear_buffers(self, step: Step) -> tuple[str, str]:
         match step.role:
@@ -124,16 +129,16 @@ class GpuBinder:
         return source, "part"
 
     def _gate_up(self, step: Step) -> Run:
-        s, shard, columns = self.state, self.state.shard(step), step.out_features // 2
+        s, shard, columns, squares = self.state, self.state.shard(step), step.out_features // 2, self.squares
 
         def run(rows: int) -> None:
             x, out = s.view("scaled", rows, step.in_features), s.view("activated", rows, columns)
             if rows <= FEW_ROWS:
-                norms = self.squares[:rows], self.model.hidden, self.model.norm_eps
+                norms = squares[:rows], self.model.hidden, self.model.norm_eps
                 gate_up.gate_up(x, shard.weight, shard.bias, out, *norms)
             else:
                 both = s.view("gate_up", rows, 2 * columns)
-                linear.many_rows(x, shard.weight, shard.bias, both)
+                products.many_rows(x, shard.weight, shard.bias, both)
                 swiglu.swiglu(both, out)
 
         return run
@@ -141,7 +146,7 @@ class GpuBinder:
     def _rope(self, step: Step) -> Run:
         s, eps = self.state, self.model.norm_eps
         norms = s.shard(step) if self.model.qk_norm else None
-        both = (norms.weight, norms.bias) if norms else None
+        both = (norms.weight, norms.bias) if norms and norms.bias is not None else None
         keys, values = s.cache[step.layer]
 
         def run(rows: int) -> None:
@@ -154,7 +159,7 @@ class GpuBinder:
         keys, values = s.cache[step.layer]
         wide, skipped = step.out_features, step.span[0] % group
         qkv_wide = wide + 2 * step.in_features
-        scratch = s.attention_scratch(wide // self.model.head_dim)
+        scratch = attention.scratch(wide // self.model.head_dim, self.model.head_dim, FEW_ROWS, len(keys), s.place)
 
         def run(rows: int) -> None:
             q, out = s.view("qkv", rows, qkv_wide)[:, :wide], s.view("mixed", rows, wide)
@@ -166,10 +171,9 @@ class GpuBinder:
         return run
 
     def _argmax(self, step: Step) -> Run:
-        s = self.state
-        return lambda rows: argmax.argmax(
-            s.buffers["logits"][: step.in_features], step.span[0], s.best_id, s.best_value, s.argmax_scratch
-        )
+        s, scratch = self.state, argmax.scratch(self.state.place)
+        logits = s.buffers["logits"][: step.in_features]
+        return lambda rows: argmax.argmax(logits, step.span[0], s.best_id, s.best_value, scratch)
 
     def _moved(self, group: Group) -> Run:
         """A block's output on its way: residual, push, pull and norm, as far as this device takes part."""
@@ -179,7 +183,8 @@ class GpuBinder:
         if push is None and pull is None:
             return self._added(group[0], weight)
         moved = self._exchange(by_kind.get(Kind.RESIDUAL), push, pull, weight)
-        run = self.exchanges.bind(self.state, moved)
+        run, squares = self.exchanges.bind(self.state, moved)
+        self.squares = self.squares if squares is None else squares
         self.result = "part"
         if pull and pull.role == "pull_parts":
             self.result, self.sums_lack_residual = "sums", self.residuals.is_local(pull)
@@ -190,15 +195,17 @@ class GpuBinder:
         """The residual where nobody else takes part: the block's output is the next hidden state."""
         s, wide = self.state, step.out_features
         assert wide == self.model.hidden
+        squares = self._new_squares(NORM_PARTS)
+        self.squares = squares
 
         def run(rows: int) -> None:
             hidden, part, scaled = (s.view(name, rows, wide) for name in ("hidden", "part", "scaled"))
             if rows <= FEW_ROWS and weight is not None:
-                norm.scaled(hidden, weight, scaled, self.squares[:rows], part)
+                norm.scaled(hidden, weight, scaled, squares[:rows], part)
                 return
             hidden += part
             if weight is not None:
-                self._norm_rows(rows, weight)
+                self._norm_rows(rows, weight, squares)
 
         return run
 
@@ -222,5 +229,4 @@ class GpuBinder:
             adds_hidden=last and local,
             exact=self.residuals.exact(some),
             norm_weight=weight,
-            squares=self.squares if weight is not None else None,
         )

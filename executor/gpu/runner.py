@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition
 
 import torch
 
 from ...planner.steps import Step
 from ..failures import DeviceFailed
-from .exchanges import Host
+from .devices import GpuWorker
+from .exchanges import PhaseExchanges
 from .pieces import pieces
 from .program import Launch
 from .state import GpuState
-from .workers import GpuWorker
+from .tokens import Tokens
 
 AHEAD = 2  # decode steps enqueued before the host has seen the token of the first
 TOKEN_LIMIT_S = 20.0
@@ -35,6 +37,8 @@ class GpuProgram:
     state: GpuState
     worker: GpuWorker
     launches: list[Launch]
+    hand_over: Callable[[], None]
+    exchanges: PhaseExchanges
     graph: torch.cuda.CUDAGraph | None = None
     before_head: int = field(init=False)
 
@@ -51,7 +55,7 @@ class GpuProgram:
         for launch in self.launches if logits else self.launches[: self.before_head]:
             launch.run(rows)
         if logits:
-            self.state.hand_over()
+            self.hand_over()
 
     def capture(self) -> None:
         """Records a pass of one row; everything it launches must have been loaded before."""
@@ -86,13 +90,11 @@ class Goal:
 
 
 class GpuRunner:
-    """The programs of one phase on all devices that take part, ready to run passes one after the other.
+    """The programs of one phase on all devices that take part, ready to run passes one after the other."""
 
-    `epochs` counts the passes of all phases, as every device does in its own memory.
-    """
-
-    def __init__(self, programs: Sequence[GpuProgram], host: Host, capacity: int, logits: torch.Tensor) -> None:
+    def __init__(self, programs: Sequence[GpuProgram], host: Tokens, capacity: int, logits: torch.Tensor) -> None:
         self.programs, self.host, self.capacity, self._logits = programs, host, capacity, logits
+        self.collectives = 1 + max((step.collective for p in programs for step in p.steps), default=-1)
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """Passes over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
@@ -104,10 +106,12 @@ class GpuRunner:
 
     def _pass(self, tokens: Sequence[int], bucket: int, position: int, logits: bool) -> None:
         self.host.epoch += 1
+        number, self.host.bulk = self.host.bulk, self.host.bulk + self.collectives
         padded = [*tokens, *(0,) * (bucket - len(tokens))]
 
         def enqueue(program: GpuProgram) -> None:
-            program.state.upload(padded, position, len(tokens), self.host.epoch)
+            program.state.upload(padded, len(tokens), position, self.host.epoch)
+            program.exchanges.number = number
             if bucket == 1 and logits and program.graph is not None:
                 program.graph.replay()
             else:
@@ -123,7 +127,7 @@ class GpuRunner:
         first, goal = self.host.epoch + 1, Goal()
 
         def replays(program: GpuProgram) -> None:
-            program.state.upload([token], position, 1, first)
+            program.state.upload([token], 1, position, first)
             done = 0
             while goal.beyond(done):
                 assert program.graph is not None
@@ -141,18 +145,22 @@ class GpuRunner:
 
     def best_token(self) -> int:
         """The likeliest token of the last pass, the lowest id on ties. ValueError where it is not a number."""
+        self.check_logits()
         return self._token(self.host.epoch)
 
     def _token(self, epoch: int) -> int:
         deadline_s = time.monotonic() + TOKEN_LIMIT_S
-        while (found := self.host.best(epoch)) is None:
-            if time.monotonic() > deadline_s or self.host.aborted:
+        while (token := self.host.token(epoch)) is None:
+            if self.host.memory.aborted or time.monotonic() > deadline_s:
                 raise self._failure()
             time.sleep(2e-5)
-        token, value = found
-        if not math.isfinite(value):
-            raise ValueError("the logits are not numbers: damaged weights?")
         return token
+
+    def check_logits(self) -> None:
+        """ValueError where the last pass's best logit is not a number; only while no device is at work."""
+        heads = [p for p in self.programs if p.before_head < len(p.launches)]
+        if not all(math.isfinite(p.worker.submit(p.state.best_value.item).result()) for p in heads):
+            raise ValueError("the logits are not numbers: damaged weights?")
 
     def gather_logits(self) -> None:
         """Copies the last pass's logits of all devices to the host."""
@@ -164,7 +172,7 @@ class GpuRunner:
 
     def abort(self) -> None:
         """Ends every wait, now and later."""
-        self.host.abort()
+        self.host.memory.abort()
 
     def _everywhere(self, job) -> None:  # type: ignore[no-untyped-def]
         with self._running(job):
@@ -173,7 +181,7 @@ class GpuRunner:
     @contextmanager
     def _running(self, job) -> Iterator[None]:  # type: ignore[no-untyped-def]
         """`job(program)` and the end of its work on all threads at once; any failure ends the others."""
-        jobs = [program.worker.submit(lambda p=program: self._finished(p, job)) for program in self.programs]
+        jobs = [program.worker.submit(partial(self._finished, program, job)) for program in self.programs]
         try:
             yield
             wait(jobs, return_when=FIRST_EXCEPTION)
@@ -192,21 +200,27 @@ class GpuRunner:
         if failed:
             program, error = failed[0]
             raise DeviceFailed(f"device {program.name} failed: {error}") from error
-        if self.host.aborted:
+        if self.host.memory.aborted:
             raise self._failure()
 
     def _failure(self) -> DeviceFailed:
         """What the device that gave up first says: where it was, and whom it waited for."""
         names = {program.state.device: program.name for program in self.programs}
-        for program in self.programs:
-            if (trouble := self.host.trouble(program.state.device)) is not None:
-                site, peer = trouble
-                step = next((s for s in program.steps if s.collective == site), None)
-                place = "the next token" if step is None else f"{_place(step)}, step {step.role}"
-                return DeviceFailed(
-                    f"device {program.name} failed in {place}: waited too long for device {names.get(peer, peer)}"
-                )
+        for trouble in self.host.memory.troubles():
+            site = self.host.sites.get(trouble.site)
+            peer = site.producers[trouble.producer] if site and trouble.producer < len(site.producers) else -1
+            place = self._place(trouble.site)
+            waited = f"waited too long for device {names.get(peer, 'that feeds it')}"
+            return DeviceFailed(f"device {names.get(trouble.device, trouble.device)} failed in {place}: {waited}")
         return DeviceFailed("the devices were stopped")
+
+    def _place(self, number: int) -> str:
+        """Of a call-site."""
+        for program in self.programs:
+            for step in program.steps:
+                if step.collective >= 0 and program.exchanges.sites[step.collective].number == number:
+                    return f"{_place(step)}, step {step.role}"
+        return "the next token"
 
 
 def _place(step: Step) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -67,10 +66,11 @@ class GpuState:
         exact = name in ("hidden", "part", "sums", "logits")
         return torch.zeros(rows * wide, dtype=torch.float32 if exact else self.formats.weights, device=self.place)
 
-    def attention_scratch(self, heads: int) -> Any:
-        return None
-
-    argmax_scratch = None
+    def upload(self, tokens: Sequence[int], rows: int, position: int, epoch: int) -> None:
+        """Says what the next pass is of: `tokens`, of which the first `rows` count."""
+        self.position, self.last_row = position, rows - 1
+        self.control[:3].copy_(torch.tensor([position, epoch, rows], dtype=torch.int32))
+        self.tokens[: len(tokens)].copy_(torch.tensor(tokens, dtype=torch.int64))
 
     def shard(self, step: Step) -> Shard:
         return self.shards[step.layer, step.block, step.role]

@@ -16,7 +16,7 @@ from tpplan.executor.gpu import program
 from tpplan.executor.gpu.pieces import pieces
 from tpplan.executor.gpu.program import GpuBinder, Launch
 from tpplan.executor.gpu.residuals import Residuals
-from tpplan.executor.gpu.state import POSITION, Formats, GpuState
+from tpplan.executor.gpu.state import Formats, GpuState
 from tpplan.executor.phases import phase_steps, steps_of_any_phase
 from tpplan.executor.rope_tables import rope_tables
 from tpplan.executor.weights import ShardReader
@@ -78,8 +78,7 @@ class Devices:
     def _pass(self, tokens: list[int], bucket: int, position: int, phase: Phase) -> None:
         self.exchanges.pushed.clear()
         for state in self.states:
-            state.tokens[:bucket] = torch.tensor(tokens + [0] * (bucket - len(tokens)))
-            state.control[POSITION], state.position, state.last_row = position, position, len(tokens) - 1
+            state.upload(tokens + [0] * (bucket - len(tokens)), len(tokens), position, 1)
         at, pushed = [0] * len(self.states), [-1] * len(self.states)
         while any(a < len(launches) for a, launches in zip(at, self.launches[phase], strict=True)):
             before = [*at, *pushed]

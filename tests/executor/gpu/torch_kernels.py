@@ -112,7 +112,8 @@ class DictExchanges:
         peers = moved.pull.peers if moved.pull else ()
         return all((moved.site, p) in self.pushed for p in peers)
 
-    def bind(self, s: GpuState, moved: Moved) -> Any:
+    def bind(self, s: GpuState, moved: Moved) -> tuple[Any, torch.Tensor | None]:
+        squares = None if moved.norm_weight is None else torch.zeros(16, 3)
 
         def push(rows: int) -> None:
             if not moved.width:
@@ -134,23 +135,24 @@ class DictExchanges:
             if moved.adds_hidden:
                 found = found + s.view("hidden", rows, s.model.hidden)
             s.view(moved.target, rows, step.out_features).copy_(found)
-            if moved.norm_weight is not None and moved.squares is not None:
+            if moved.norm_weight is not None:
                 scaled = s.view("scaled", rows, s.model.hidden)
                 if rows <= 16:
-                    _scaled(found, moved.norm_weight, scaled, moved.squares[:rows])
+                    _scaled(found, moved.norm_weight, scaled, squares[:rows])
                 else:
                     _norm(found, moved.norm_weight, s.model.norm_eps, scaled)
 
-        return Exchange(moved, push, pull)
+        return Exchange(moved, push, pull), squares
 
 
 KERNELS = {
-    "norm": SimpleNamespace(scaled=_scaled, norm=_norm, parts=lambda width: 4),
-    "linear": SimpleNamespace(linear=_linear, many_rows=lambda x, w, b, out: _linear(x, w, b, out)),
+    "norm": SimpleNamespace(scaled=_scaled, norm=_norm),
+    "linear": SimpleNamespace(linear=_linear),
+    "products": SimpleNamespace(many_rows=_linear),
     "gate_up": SimpleNamespace(gate_up=_gate_up),
     "swiglu": SimpleNamespace(swiglu=_swiglu),
     "rope": SimpleNamespace(rope=_rope),
-    "attention": SimpleNamespace(decode=_decode, prefill=_prefill),
+    "attention": SimpleNamespace(decode=_decode, prefill=_prefill, scratch=lambda *_: None),
     "embed": SimpleNamespace(embed=_embed),
-    "argmax": SimpleNamespace(argmax=_argmax),
+    "argmax": SimpleNamespace(argmax=_argmax, scratch=lambda _: None),
 }

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
@@ -23,6 +24,7 @@ def test_kernels_equal_references_in_the_interpreter(names: list[str]) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_kernels_equal_references_on_a_gpu() -> None:
     ran = subprocess.run([sys.executable, CASES], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
