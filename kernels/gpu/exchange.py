@@ -292,7 +292,16 @@ class Exchange:
         assert (out is not None) == self.pulls, "a consumer, and nobody else, has an output"
         assert rows <= self.site.rows, "more rows than the slots have"
         assert (scaled is None) == (weight is None), "scaled = out * weight"
-        tensors = (part, _stride(part), carry, _stride(carry), out, _stride(out), residual, _stride(residual))
+        tensors: tuple[object, ...] = (
+            part,
+            _stride(part),
+            carry,
+            _stride(carry),
+            out,
+            _stride(out),
+            residual,
+            _stride(residual),
+        )
         tensors += (weight, scaled, _stride(scaled), squares, control)
         (self._sum if self.site.combine == "sum" else self._concat)(tensors, rows)
 

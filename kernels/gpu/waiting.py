@@ -41,7 +41,8 @@ def wait_asm(
 
     Inputs: address of the word of producer 0, bytes to the next producer's, epoch, 0 to skip, abort address, trouble
     address, call-site << 8 (| producer, where `producers` is (0,) for any one), limit in ms. Outputs: the payloads.
-    `reached`: an epoch at least as late will do. `acquire`: what the producer wrote before its word is seen too. `words`: `producers` are several words of one producer.
+    `reached`: an epoch at least as late will do. `acquire`: what the producer wrote before its word is seen too.
+    `words`: `producers` are several words of one producer.
     """
     n = len(producers)
     base, stride, epoch, need, abort, trouble, site, limit = (f"${n + i}" for i in range(8))
