@@ -105,12 +105,12 @@ def bulk_kernel(
                             part, part_stride, carry, carry_stride, mine, row, 0, column, inside, True, WIRE
                         )
                         tl.store(mine + row * WIDTHS[OWN] + column, value.to(WIRE), mask=inside)
-                signal(flags + DEVICE * flag_step.to(tl.int64) + chunk.to(tl.int64) * LINE, 0, number)
+                signal(flags + DEVICE * flag_step.to(tl.int64) + tl.cast(chunk, tl.int64) * LINE, 0, number)
     elif PULLS:
         for chunk in range(program - PUSHERS, chunks, PULLERS):
             if WAIT is not None:
                 tl.inline_asm_elementwise(
-                    WAIT, CONSTRAINTS, [flags + chunk.to(tl.int64) * LINE, flag_step.to(tl.int64), number,
+                    WAIT, CONSTRAINTS, [flags + tl.cast(chunk, tl.int64) * LINE, flag_step.to(tl.int64), number,
                     tl.full([], 1, tl.int32), abort, trouble, (number & 0x3FFFFF) << 8, limit_ms],
                     dtype=PAYLOADS, is_pure=False, pack=1,
                 )  # fmt: skip

@@ -85,6 +85,8 @@ class Handover:
         self.pushes = self.own >= 0 and site.consumers != (rank.device,)
         self.results = 0 if results is None else rank.at(results)
         alone = site.producers == (rank.device,)
+        self.wait: str | None
+        self.constraints: str | None
         self.wait, self.constraints = (None, None) if alone or not self.pulls else wait_asm((0, 1), words=True)
 
     def __call__(
