@@ -11,7 +11,7 @@ from concurrent.futures import Future
 
 import torch
 
-from ..kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope, swiglu
+from ..kernels.gpu import argmax, attention, embed, gate_up, linear, norm, products, rope, swiglu
 from .bench import Probe
 from .gpu_timing import GpuBench, Launch, start_difference, start_eager, start_graph
 from .profile import Format, Op
@@ -31,15 +31,8 @@ QUICK_SHAPES = [
 ]  # fmt: skip
 FLOAT32_SHAPES = [(576, 960), (1536, 576), (576, 24576), (4096, 4096), (4096, 14336), (14336, 4096)]
 BATCH_SHAPES = [
-    (576, 960),
-    (1536, 576),
-    (4096, 1024),
-    (4096, 6144),
-    (4096, 28672),
-    (14336, 4096),
-    (8192, 28672),
-    (28672, 8192),
-]
+    (576, 960), (1536, 576), (4096, 1024), (4096, 6144), (4096, 28672), (14336, 4096), (8192, 28672), (28672, 8192),
+]  # fmt: skip
 FLOAT32_BATCH_SHAPES = [(576, 960), (1536, 576), (4096, 6144)]
 WIDTHS: dict[Op, list[int]] = {
     "norm": [576, 4096, 8192], "residual": [576, 4096, 8192], "swiglu": [512, 4096, 14336],
@@ -97,7 +90,7 @@ def _many_rows(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
         def launches() -> list[Launch]:
             x, out = bench.own(rows, wide_in, dtype=dtype) + 0.1, bench.own(rows, wide_out, dtype=dtype)
             weights = [bench.cold(wide_out, wide_in, dtype=dtype) for _ in range(8)]
-            return [lambda w=w: torch.mm(x, w.T, out=out) for w in weights]  # type: ignore[misc]
+            return [lambda w=w: products.many_rows(x, w, None, out) for w in weights]  # type: ignore[misc]
 
         return start_eager(bench, launches, calls)
 
