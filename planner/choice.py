@@ -55,8 +55,9 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
     starts = starts or [_any_split(pricer, request, caps)]
 
     proof = Proof(pricer, request, caps, solver_deadline)
-    starts += [split for split in proof.splits(starts[0]) if descent.near.allows(split)]
     starts = list(map(descent.summed, starts))
+    by_sets = proof.splits(descent.fastest(starts))
+    starts += [descent.summed(split) for split in by_sets if descent.near.allows(split)]
     alike = [split for split in starts if not is_mixed(pricer, split)] or [_any_split(pricer, request, caps)]
     first, *others = sorted(alike, key=descent.price_s)[:DESCENTS]
     near = descent.polished(first)

@@ -20,7 +20,8 @@ from .search import Found, fastest_split
 from .set_search import SetSearch, set_search
 from .variables import MOST_SET_DEVICES
 
-LEFT_OPEN = 0.015  # by which a split may lie above the bounds by sets without CP-SAT being asked
+FEW_DEVICES = 4
+LEFT_OPEN = 0.015, 0.02  # by which a split on few devices, or more, may lie above bounds by sets without CP-SAT asked
 MOST_SETS = 300  # with more, closed forms for all pairs of them take longer than a search
 
 
@@ -73,5 +74,6 @@ class Proof:
 def _by_sets(search: SetSearch | None, least_s: float, near_s: float) -> Found:
     if search is None or not least_s:
         return Found(None, False, 0.0, 0.0)
-    bound_s = min(least_s, near_s)
-    return Found(None, bound_s >= near_s * (1 - LEFT_OPEN), bound_s, 0.0, search.totals.sets.kinds)
+    bound_s, sets = min(least_s, near_s), search.totals.sets
+    left_open = LEFT_OPEN[len(sets.of) > FEW_DEVICES]
+    return Found(None, bound_s >= near_s * (1 - left_open), bound_s, 0.0, sets.kinds)
