@@ -90,28 +90,39 @@ class SetProgram:
             total.SetCoefficient(found[block, d], 1.0)
 
     def _limit_memory(self) -> None:
-        """Bytes in shares of each cap. Tables may be anywhere, but the head takes time where it is."""
+        """Bytes in shares of each cap. Tables may be anywhere, but the head takes time where it is.
+
+        Equal devices count together: which of them a half is on was chosen for cheap exchanges, not for memory.
+        """
         memory, vocabulary = self.memory, self.tables.bounds.shares.costs.vocabulary.total
         heads, others = (self.lp.Constraint(vocabulary, vocabulary) for _ in range(2))
         used = members_of(self.sets.sets, self.halves)
         stages = [self._head_stage() for _ in (0, 1)]
         self._sum_at_least(stages, self.head_s)
-        for d, cap in enumerate(memory.caps):
-            fixed = memory.member_bytes(len(used) > 1) if d in used else 0
-            row = self.lp.Constraint(-self.lp.infinity(), 1 + SAFE - fixed / max(cap, 1))
+        rows: dict[int, Any] = {}
+        for d, like in enumerate(self.sets.of):
+            cap, fixed = max(memory.caps[d], 1), memory.member_bytes(len(used) > 1) if d in used else 0
+            if like == d:
+                rows[d] = self.lp.Constraint(-self.lp.infinity(), 0.0)
+            row = rows[like]
+            row.SetUb(row.Ub() + 1 + SAFE - fixed / cap)
             head, other = (self.lp.NumVar(0.0, vocabulary, "") for _ in range(2))
             heads.SetCoefficient(head, 1.0)
             others.SetCoefficient(other, 1.0)
-            row.SetCoefficient(head, memory.table_bytes / max(cap, 1))
-            row.SetCoefficient(other, memory.table_bytes * (memory.tables - 1) / max(cap, 1))
+            row.SetCoefficient(head, memory.table_bytes / cap)
+            row.SetCoefficient(other, memory.table_bytes * (memory.tables - 1) / cap)
             for phase, stage in enumerate(stages):
                 self._at_least(stage, 0.0, (head, memory.head_token_s(d, phase)))
-            for block in BLOCKS:
-                if (block, d) in self.units:
-                    each = memory.unit_bytes(block, self.halves.of(block).writers < 0)
-                    row.SetCoefficient(self.units[block, d], each / max(cap, 1))
-                if (block, d) in self.wrote:
-                    row.SetCoefficient(self.wrote[block, d], memory.column_bytes(block) / max(cap, 1))
+            self._add_bytes(row, d, cap)
+
+    def _add_bytes(self, row: Any, d: int, cap: int) -> None:
+        """What shares of a layer take, in parts of `cap`."""
+        for block in BLOCKS:
+            if (block, d) in self.units:
+                each = self.memory.unit_bytes(block, self.halves.of(block).writers < 0)
+                row.SetCoefficient(self.units[block, d], each / cap)
+            if (block, d) in self.wrote:
+                row.SetCoefficient(self.wrote[block, d], self.memory.column_bytes(block) / cap)
 
     def _head_stage(self) -> Any:
         """It comes once, the stages of a layer as often as there are layers after the first."""
@@ -160,7 +171,16 @@ class SetProgram:
                 ordered.append((d, base, extra * figures.unit_push, pushed))
         if block == "attention" and self.heads.costs.replicate_kv and half.settled and 1 < len(held) == len(ordered):
             strategy: Strategy = "row" if half.writers < 0 else "column"
-            stage.SetLb(self.heads.least_s(figures, strategy, phase, ordered) * (1 - SAFE))
+            stage.SetLb(self.heads.least_s(figures, strategy, phase, self._unnamed(ordered)) * (1 - SAFE))
+
+    def _unnamed(self, ordered: list[tuple[int, float, float, bool]]) -> list[tuple[int, float, float, bool]]:
+        """Equal devices as the cheapest of them: where in their order the others' sets begin is not known."""
+        of, found = self.sets.of, []
+        for d, _, _, _ in ordered:
+            equals = [each for each in ordered if of[each[0]] == of[d]]
+            base_s, head_s = (min(each[i] for each in equals) for i in (1, 2))
+            found.append((d, base_s, head_s, all(each[3] for each in equals)))
+        return found
 
     def _pushes(self, d: int, consumers: tuple[int, ...], half: Half, phase: int) -> bool:
         """Whether a device must push, by whichever way its sums may go."""

@@ -8,11 +8,13 @@ from random import Random
 import numpy as np
 import pytest
 from instances import alike, known, synthetic
+from profiles import make_model, make_profile
 
 from tpplan.hwprofiles.machine import load_hardware
 from tpplan.planner.baselines import split_bytes
 from tpplan.planner.device_sets import DeviceSets, Set, device_sets
-from tpplan.planner.plan import BlockPlan, members
+from tpplan.planner.plan import BlockPlan, LayerPlan, Split, Workload, members
+from tpplan.planner.request import Request
 from tpplan.planner.set_halves import Half, Halves
 from tpplan.planner.set_search import SetSearch, set_search
 from tpplan.planner.sums import with_best_sums
@@ -72,3 +74,21 @@ def test_equal_devices_are_counted_not_named() -> None:
     assert len(sets.sets) == 2 * 5 * 2 - 1
     assert np.array_equal(sets.sizes, [len(each) for each in sets.sets])
     assert len(device_sets(profile, (1, 1, 2, 1, 1, 1)).sets) == 2 * 2 * 2 * 3 * 2 - 1  # room differs, so devices do
+
+
+def test_equal_devices_that_hold_different_halves() -> None:
+    """Attention on one of two equal devices, the MLP on the other, and no room for both on either."""
+    profile = make_profile([1.0, 1.0], kind="cuda", overhead_s=1e-8, link_s=1e-8)
+    model = make_model(layers=4, hidden=256, heads=8, kv_heads=8, head_dim=32, mlp=1024, vocab=2048)
+    request = completed(Request(Workload(64, 32, 1, 256), dtype="float32", cache_dtype="float32"), model, profile)
+    pricer = pricer_of(request, model, profile)
+    one, other = (lambda n: ((0, n), (n, n))), (lambda n: ((0, 0), (0, n)))
+    layer = LayerPlan(BlockPlan("row", one(model.heads)), BlockPlan("row", other(model.mlp)))
+    split = Split(one(model.vocab), (layer,) * model.layers, one(model.vocab))
+    most = max(device.total for device in split_bytes(pricer, split))
+    search = set_search(pricer, request, (most, most))
+    assert search is not None
+    assert search.memory.tight
+    halves = Halves(half(search, "attention", layer.attention), half(search, "mlp", layer.mlp))
+    assert search._solved_s(halves) <= pricer.split_s(split) * SAME
+    assert search.least_s(inf) <= pricer.split_s(split) * SAME
