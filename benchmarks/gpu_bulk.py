@@ -10,8 +10,8 @@ import torch
 
 from tpplan.benchmarks import gpu_collectives as base
 from tpplan.kernels.gpu.bulk import Bulk, new_bulk_slots
-from tpplan.kernels.gpu.exchange import Exchange, advance
-from tpplan.kernels.gpu.handover import Handover, new_handover, new_results, result
+from tpplan.kernels.gpu.exchange import Exchange
+from tpplan.kernels.gpu.handover import Handover, advance, new_handover, new_results, result
 from tpplan.kernels.gpu.host_memory import Layout
 from tpplan.kernels.gpu.slots import new_site
 

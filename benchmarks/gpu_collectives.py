@@ -15,8 +15,9 @@ import torch
 import triton
 from cuda.bindings import driver
 
-from tpplan.kernels.gpu.exchange import Exchange, Rank, advance
-from tpplan.kernels.gpu.host_memory import HostMemory, Layout
+from tpplan.kernels.gpu.exchange import Exchange
+from tpplan.kernels.gpu.handover import advance
+from tpplan.kernels.gpu.host_memory import HostMemory, Layout, Rank
 from tpplan.kernels.gpu.slots import host_pull, host_push, new_site
 
 GPU = "cuda:0"

@@ -32,12 +32,12 @@ def reference(
     position: int,
 ) -> None:
     """Rotates q in place, writes k and v to the cache. qkv: [rows, (heads + 2 kv_heads) * head_dim];
-    cos, sin: [capacity, head_dim / 2]; norms: q and k weights [head_dim]; keys, values: [kv_heads, capacity, head_dim],
-    float32 or bfloat16.
+    cos, sin: [capacity, head_dim / 2]; norms: q and k weights [head_dim]; keys, values: [kv_heads, capacity, head_dim].
+    qkv and the cache may be of any format; arithmetic is float32.
     """
     rows, (kv_heads, _, head_dim) = qkv.shape[0], keys.shape
     split = qkv.view(rows, -1, head_dim)
-    q, k, v = split[:, : -2 * kv_heads], split[:, -2 * kv_heads : -kv_heads], split[:, -kv_heads:]
+    q, k, v = split[:, : -2 * kv_heads].float(), split[:, -2 * kv_heads : -kv_heads].float(), split[:, -kv_heads:]
     at = slice(position, position + rows)
     if norms is not None:
         q, k = (F.rms_norm(x, (head_dim,), weight, eps) for x, weight in zip((q, k), norms, strict=True))

@@ -13,8 +13,8 @@ import torch
 
 from ...kernels.gpu import norm
 from ...kernels.gpu.bulk import Bulk
-from ...kernels.gpu.exchange import Exchange, Rank
-from ...kernels.gpu.host_memory import Layout
+from ...kernels.gpu.exchange import Exchange
+from ...kernels.gpu.host_memory import Layout, Rank
 from ...kernels.gpu.slots import Site, new_site
 from ...planner.plan import size
 from ...planner.steps import Kind, Step
@@ -36,8 +36,7 @@ class Moved:
 
     `source`: buffer that is pushed; `target`: buffer that is pulled into. `own_residual`: the step that adds the hidden
     state to what is pushed, where this device does so for all. `adds_hidden`: the device adds its own hidden state to
-    what it pulls. `exact`: parts travel in float32, not in the format of the weights. `norm_weight`: [hidden] of the
-    norm that follows, None where none does.
+    what it pulls. `norm_weight`: [hidden] of the norm that follows, None where none does.
     """
 
     hidden: int
@@ -47,7 +46,6 @@ class Moved:
     target: str
     own_residual: Step | None
     adds_hidden: bool
-    exact: bool
     norm_weight: torch.Tensor | None
 
     @property

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from ...kernels.gpu.bulk import Bulk, BulkSlots, new_bulk_slots
-from ...kernels.gpu.exchange import Rank, advance
-from ...kernels.gpu.handover import Handover, new_handover, new_results
-from ...kernels.gpu.host_memory import HostMemory, Layout
+from ...kernels.gpu.handover import Handover, advance, new_handover, new_results
+from ...kernels.gpu.host_memory import HostMemory, Layout, Rank
 from ...kernels.gpu.slots import Site
 from ...planner.layer_graph import device_steps
 from ...planner.model_spec import ModelSpec
@@ -72,6 +72,22 @@ class GpuLoader:
         memory = HostMemory(layout, [device.index for device in self.devices.values()])
         numbered = {site.number: site for each in sites.values() for site in each.values()}
         tokens = Tokens(memory, numbered | {handover.number: handover}, results)
+        try:
+            return self._runners(phases, sites, slots, handover, tokens)
+        except BaseException:
+            for device in self.devices.values():  # no kernel may be at work on memory that is given back
+                device.worker.submit(device.compute.synchronize).exception()
+            memory.close()
+            raise
+
+    def _runners(
+        self,
+        phases: list[Phase],
+        sites: dict[Phase, dict[int, Site]],
+        slots: BulkSlots,
+        handover: Site,
+        tokens: Tokens,
+    ) -> Runners:
         states = self._everywhere(self._state)
         runners: Runners = {}
         for phase in phases:
@@ -108,10 +124,11 @@ class GpuLoader:
     def _warm_up(self, runners: Runners, tokens: Tokens) -> None:
         """Every size of every phase once, with all waits given up, then the graphs of decode, then all is forgotten."""
         programs = [program for runner in runners.values() for program in runner.programs]
+        each = [runner.collectives for runner in runners.values() for _ in runner.programs]
         sizes = [bucket for bucket in BUCKETS if bucket <= self.context]
         tokens.memory.abort()
-        for program in programs:
-            program.worker.submit(lambda p=program: _launch_all(p, sizes)).result()  # type: ignore[misc]
+        for program, collectives in zip(programs, each, strict=True):
+            program.worker.submit(partial(_launch_all, program, sizes, collectives)).result()
         for program in runners["decode"].programs:
             program.worker.submit(program.capture).result()
         for program in programs:
@@ -129,8 +146,10 @@ class GpuLoader:
         return {d: job.result() for d, job in jobs.items()}
 
 
-def _launch_all(program: GpuProgram, sizes: list[int]) -> None:
-    for rows in sizes:
+def _launch_all(program: GpuProgram, sizes: list[int], collectives: int) -> None:
+    """The largest size again: in which slots a bulk collective waits for readers depends on the pass before."""
+    for pass_, rows in enumerate([*sizes, *sizes[-1:] * 2]):
+        program.exchanges.number = 1 + pass_ * collectives
         program.state.upload([0] * rows, rows, 0, 1)
         program.launch(rows, logits=True)
     program.worker.stream.synchronize()

@@ -227,6 +227,5 @@ class GpuBinder:
             target="gathered" if inputs else "hidden" if last else "sums",
             own_residual=residual if not local else None,
             adds_hidden=last and local,
-            exact=self.residuals.exact(some),
             norm_weight=weight,
         )

@@ -31,7 +31,11 @@ TOKEN_LIMIT_S = 20.0
 
 @dataclass
 class GpuProgram:
-    """One device's launches of one phase. `graph`: one row from token to best token, once captured."""
+    """One device's launches of one phase. `graph`: one row from token to best token, once captured.
+
+    `before_head`: launches of a pass that wants no logits; the exchange that feeds the head is among them, so that
+    nobody waits for a pull that never comes.
+    """
 
     name: str
     state: GpuState
@@ -43,7 +47,7 @@ class GpuProgram:
     before_head: int = field(init=False)
 
     def __post_init__(self) -> None:
-        heads = (i for i, launch in enumerate(self.launches) if launch.steps[-1].block == "head")
+        heads = (i for i, launch in enumerate(self.launches) if launch.steps[0].block == "head")
         self.before_head = next(heads, len(self.launches))
 
     @property
@@ -59,6 +63,7 @@ class GpuProgram:
 
     def capture(self) -> None:
         """Records a pass of one row; everything it launches must have been loaded before."""
+        self.state.upload([0], 1, 0, 1)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.worker.stream, capture_error_mode="thread_local"):
             self.launch(1, logits=True)
@@ -83,9 +88,12 @@ class Goal:
             self._changed.notify_all()
 
     def beyond(self, done: int) -> bool:
-        """Waits until more than `done` are asked for; False when no more will be."""
+        """Waits until more than `done` are asked for; False when no more will be.
+
+        Without a limit, since a reader may pause for as long as it likes; whoever made the goal ends it.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._steps > done, TOKEN_LIMIT_S)
+            self._changed.wait_for(lambda: self._ended or self._steps > done)
             return self._steps > done
 
 
@@ -185,10 +193,16 @@ class GpuRunner:
         try:
             yield
             wait(jobs, return_when=FIRST_EXCEPTION)
-        finally:
-            if any(done.done() and done.exception() for done in jobs):
-                self.abort()
+        except GeneratorExit:  # the reader has enough: what was asked for is run to its end
             wait(jobs)
+            raise
+        except BaseException:
+            self.abort()
+            wait(jobs)
+            raise
+        if any(done.done() and done.exception() for done in jobs):
+            self.abort()
+        wait(jobs)
         self._raise_failures(jobs)
 
     def _finished(self, program: GpuProgram, job) -> None:  # type: ignore[no-untyped-def]

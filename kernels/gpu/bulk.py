@@ -15,8 +15,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .exchange import TL_TYPES, Rank, _stride
-from .host_memory import LINE_BYTES, Layout, round_up
+from .host_memory import LINE_BYTES, Layout, Rank, round_up
+from .launch import row_stride
+from .payloads import TL_TYPES
 from .waiting import signal, wait_asm
 
 RING = 2
@@ -205,7 +206,8 @@ class Bulk:
             self.readers[ring] = (number, tuple(c for c in consumers if c != r.device))
         begin, end = span or (0, sum(wide) if combine == "concat" else wide[0])
         bulk_kernel[(self.pushers + (self.pullers if pulls else 0),)](
-            part, _stride(part), carry, _stride(carry), out, _stride(out), residual, _stride(residual), self.done,
+            part, row_stride(part), carry, row_stride(carry), out, row_stride(out), residual, row_stride(residual),
+            self.done,
             r.at(s.data + ring * s.slot_bytes), r.at(s.flags + ring * s.flag_bytes), RING * s.slot_bytes,
             RING * s.flag_bytes, r.at(s.pulled), before, number, rows, begin, end, r.abort, r.trouble, r.limit_ms,
             READERS_WAIT=held, READERS_CONSTRAINTS=held_constraints, READERS_PAYLOADS=(tl.int32,) * len(readers),

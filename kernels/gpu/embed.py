@@ -9,13 +9,6 @@ import triton.language as tl
 from .launch import options, tile, wait
 
 
-def reference(tokens: torch.Tensor, table: torch.Tensor, begin: int, out: torch.Tensor) -> None:
-    """As `embed`."""
-    held = (tokens >= begin) & (tokens < begin + table.shape[0])
-    out.copy_(table[torch.where(held, tokens - begin, 0)])
-    out.masked_fill_(~held.unsqueeze(1), 0)
-
-
 @triton.jit(do_not_specialize=["begin", "held"])
 def _embed(tokens, table, begin, held, out, width, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)

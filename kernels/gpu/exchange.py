@@ -12,96 +12,17 @@ of squares a program. `residual` may be `out`. control: int32, [0] position, [1]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
-from .host_memory import HostMemory
+from .host_memory import Rank
+from .launch import row_stride
+from .payloads import TL_TYPES, finish, load, pack, unpack
 from .slots import WORD_BYTES, Site, row_words, values_per_word
 from .waiting import push_words, wait_asm
 
 BLOCK_WORDS, WARPS = 128, 4  # one word a thread: polls in flight are what counts
-TL_TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-
-
-@dataclass(frozen=True)
-class Rank:
-    """A GPU device of the plan: its number, its CUDA index, and how long (ms) it waits for a peer."""
-
-    memory: HostMemory
-    device: int
-    gpu: int
-    limit_ms: int = 5000
-
-    def at(self, offset: int) -> int:
-        """This GPU's pointer to byte `offset` of the host memory."""
-        return self.memory.alias(self.gpu) + offset
-
-    @property
-    def abort(self) -> int:
-        return self.at(0)
-
-    @property
-    def trouble(self) -> int:
-        return self.at(self.memory.trouble_offset(self.device))
-
-
-@triton.jit
-def load(tensor, at, inside, inside_high, VALUES: tl.constexpr):
-    """Both values of each word as float32: [n], [n]. Two loads a thread keep the layout of the words: no shuffles."""
-    low = tl.load(tensor + at, mask=inside, other=0.0).to(tl.float32)
-    high = low
-    if VALUES == 2:
-        high = tl.load(tensor + at + 1, mask=inside_high, other=0.0).to(tl.float32)
-    return low, high
-
-
-@triton.jit
-def store(tensor, at, low, high, inside, inside_high, VALUES: tl.constexpr):
-    tl.store(tensor + at, low.to(tensor.dtype.element_ty), mask=inside)
-    if VALUES == 2:
-        tl.store(tensor + at + 1, high.to(tensor.dtype.element_ty), mask=inside_high)
-
-
-@triton.jit
-def pack(low, high, WIRE: tl.constexpr, VALUES: tl.constexpr):
-    """Float32 values, rounded to WIRE, as words' payloads: [n] int32."""
-    if VALUES == 2:
-        bits = low.to(WIRE).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-        payload = (high.to(WIRE).to(tl.int16, bitcast=True).to(tl.int32) << 16) | bits
-    else:
-        payload = low.to(tl.int32, bitcast=True)
-    return payload
-
-
-@triton.jit
-def unpack(payload, WIRE: tl.constexpr, VALUES: tl.constexpr):
-    """The inverse: [n] int32 to two [n] float32."""
-    if VALUES == 2:
-        low = payload.to(tl.int16).to(WIRE, bitcast=True).to(tl.float32)
-        high = (payload >> 16).to(tl.int16).to(WIRE, bitcast=True).to(tl.float32)
-    else:
-        low = payload.to(tl.float32, bitcast=True)
-        high = low
-    return low, high
-
-
-@triton.jit
-def finish(
-    low, high, at, inside, inside_high, row, out, out_stride, scale_low, scale_high, scaled, scaled_stride, squares,
-    program, programs, VALUES: tl.constexpr,
-):  # fmt: skip
-    """Writes out, scaled and this program's sum of squares."""
-    store(out, row * out_stride + at, low, high, inside, inside_high, VALUES)
-    if scaled is not None:
-        store(scaled, row * scaled_stride + at, low * scale_low, high * scale_high, inside, inside_high, VALUES)
-    if squares is not None:
-        kept = tl.where(inside, low * low, 0.0)
-        if VALUES == 2:
-            kept += tl.where(inside_high, high * high, 0.0)
-        tl.store(squares + row * programs + program, tl.sum(kept))
 
 
 @triton.jit(
@@ -227,21 +148,6 @@ def concat_kernel(
         )  # fmt: skip
 
 
-@triton.jit
-def advance_kernel(control, rows):
-    tl.store(control + 1, tl.load(control + 1) + 1)
-    tl.store(control, tl.load(control) + rows)
-
-
-def advance(control: torch.Tensor, rows: int = 0) -> None:
-    """Next epoch, and position on by `rows`: once a pass, after its last exchange on this device."""
-    advance_kernel[(1,)](control, rows, num_warps=1)
-
-
-def _stride(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.stride(0)
-
-
 class Exchange:
     """One call-site bound to one GPU device: precomputed addresses and constants, then calls that only launch.
 
@@ -294,15 +200,15 @@ class Exchange:
         assert (scaled is None) == (weight is None), "scaled = out * weight"
         tensors: tuple[object, ...] = (
             part,
-            _stride(part),
+            row_stride(part),
             carry,
-            _stride(carry),
+            row_stride(carry),
             out,
-            _stride(out),
+            row_stride(out),
             residual,
-            _stride(residual),
+            row_stride(residual),
         )
-        tensors += (weight, scaled, _stride(scaled), squares, control)
+        tensors += (weight, scaled, row_stride(scaled), squares, control)
         (self._sum if self.site.combine == "sum" else self._concat)(tensors, rows)
 
     def _sum(self, tensors: tuple[object, ...], rows: int) -> None:

@@ -11,8 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .exchange import Rank
-from .host_memory import HostMemory, Layout
+from .host_memory import HostMemory, Layout, Rank
 from .slots import Site, new_site
 from .waiting import push_words, wait_asm
 
@@ -102,3 +101,14 @@ class Handover:
             OWN=self.own, PULLS=self.pulls, PUSHES=self.pushes, SLOT_WORDS=s.copy_words // len(s.producers),
             RING=RESULTS, num_warps=1,
         )  # fmt: skip
+
+
+@triton.jit
+def advance_kernel(control, rows):
+    tl.store(control + 1, tl.load(control + 1) + 1)
+    tl.store(control, tl.load(control) + rows)
+
+
+def advance(control: torch.Tensor, rows: int = 0) -> None:
+    """Next epoch, and position on by `rows`: once a pass, after its last exchange on this device."""
+    advance_kernel[(1,)](control, rows, num_warps=1)

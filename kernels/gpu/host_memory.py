@@ -131,3 +131,25 @@ class HostMemory:
         if self.pinned:
             torch.cuda.cudart().cudaHostUnregister(self.address)
             self.pinned, self.aliases = False, {}
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A GPU device of the plan: its number, its CUDA index, and how long (ms) it waits for a peer."""
+
+    memory: HostMemory
+    device: int
+    gpu: int
+    limit_ms: int = 5000
+
+    def at(self, offset: int) -> int:
+        """This GPU's pointer to byte `offset` of the host memory."""
+        return self.memory.alias(self.gpu) + offset
+
+    @property
+    def abort(self) -> int:
+        return self.at(0)
+
+    @property
+    def trouble(self) -> int:
+        return self.at(self.memory.trouble_offset(self.device))

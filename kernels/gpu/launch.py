@@ -42,6 +42,11 @@ def tile(count: int, least: int = 1, most: int = 1 << 20) -> int:
     return max(least, min(most, triton.next_power_of_2(count)))
 
 
+def row_stride(tensor: torch.Tensor | None) -> int:
+    """Values from a row to the next; 0 for no tensor."""
+    return 0 if tensor is None else tensor.stride(0)
+
+
 @triton.jit
 def wait(OVERLAP: tl.constexpr):
     """Lets the next kernel start, then waits for the end of the last one."""

@@ -7,16 +7,10 @@ product multiplies its result by 1 / sqrt(sum(squares) / width + eps).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 from .launch import options, tile, wait
-
-
-def reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x: [rows, width] float32, weight: [width] float32."""
-    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 @triton.jit

@@ -7,39 +7,10 @@ Norm and rotation are float32; q, k and v are rounded once.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 
 from .launch import options, tile, wait
-
-
-def reference(
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    norms: tuple[torch.Tensor, torch.Tensor] | None,
-    eps: float,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    position: int,
-) -> None:
-    """As `rope`, at `position`."""
-    rows, (kv_heads, _, head_dim) = qkv.shape[0], keys.shape
-    at = slice(position, position + rows)
-    split = qkv.view(rows, -1, head_dim)
-    q, k = split[:, : -2 * kv_heads].float(), split[:, -2 * kv_heads : -kv_heads].float()
-    if norms is not None:
-        q, k = (F.rms_norm(x, (head_dim,), weight, eps) for x, weight in zip((q, k), norms))
-    split[:, : -2 * kv_heads] = _rotate(q, cos[at], sin[at]).to(qkv.dtype)
-    keys[:, at] = _rotate(k, cos[at], sin[at]).transpose(0, 1).to(keys.dtype)
-    values[:, at] = split[:, -kv_heads:].transpose(0, 1).to(values.dtype)
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    low, high = x.chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
 
 
 @triton.jit

@@ -49,9 +49,10 @@ class Devices:
     """All devices of a split, run by one thread."""
 
     def __init__(self, model: ModelSpec, split: Split, form: torch.dtype) -> None:
-        self.model, self.exchanges = model, DictExchanges()
+        self.model = model
         steps, weights = phase_steps(model, split), RandomWeights(model, HOST, form)
         ropes, residuals = rope_tables(model.rope, model.head_dim, 64), Residuals.of(split)
+        self.exchanges = DictExchanges(residuals)
         self.states: list[GpuState] = []
         self.launches: dict[Phase, list[list[Launch]]] = {phase: [] for phase in steps}
         for d in range(len(split.head)):

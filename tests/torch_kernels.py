@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from tpplan.executor.gpu.exchanges import Moved
+from tpplan.executor.gpu.residuals import Residuals
 from tpplan.executor.gpu.state import POSITION, GpuState
+from tpplan.kernels import attention, embed, norm, rope, swiglu
 
 
 def _root(squares: torch.Tensor | None, width: int, eps: float) -> torch.Tensor | float:
@@ -27,10 +28,6 @@ def _scaled(hidden, weight, scaled, squares, part=None) -> None:  # type: ignore
     scaled.copy_(hidden * weight)
     squares.zero_()
     squares[:, 0] = (hidden * hidden).sum(1)
-
-
-def _norm(hidden, weight, eps, out) -> None:  # type: ignore[no-untyped-def]
-    out.copy_(F.rms_norm(hidden, weight.shape, weight, eps))
 
 
 def _product(x, weight, bias, squares, width, eps):  # type: ignore[no-untyped-def]
@@ -47,45 +44,23 @@ def _gate_up(x, weight, bias, out, squares=None, width=0, eps=0.0) -> None:  # t
 
 
 def _swiglu(both, out) -> None:  # type: ignore[no-untyped-def]
-    gate, up = both.float().chunk(2, dim=1)
-    out.copy_(F.silu(gate) * up)
+    exact = torch.empty(out.shape)
+    swiglu.reference(both.float(), exact)
+    out.copy_(exact)
 
 
 def _rope(qkv, cos, sin, norms, eps, keys, values, control) -> None:  # type: ignore[no-untyped-def]
-    kv_heads, _, d = keys.shape
-    rows, at = len(qkv), int(control[POSITION])
-    heads = qkv.view(rows, -1, d)
-    q, k, v = heads.split([heads.shape[1] - 2 * kv_heads, kv_heads, kv_heads], dim=1)
-    turned = []
-    for x, norm in zip((q, k), norms or (None, None), strict=True):
-        x = x.float() if norm is None else F.rms_norm(x.float(), (d,), norm, eps)
-        low, high = x.chunk(2, dim=-1)
-        c, s = cos[at : at + rows, None], sin[at : at + rows, None]
-        turned.append(torch.cat((low * c - high * s, high * c + low * s), dim=-1))
-    q.copy_(turned[0])
-    keys[:, at : at + rows] = turned[1].transpose(0, 1)
-    values[:, at : at + rows] = v.transpose(0, 1)
+    rope.reference(qkv, cos, sin, norms, eps, keys, values, int(control[POSITION]))
 
 
 def _prefill(q, keys, values, position, window, out, group, skipped) -> None:  # type: ignore[no-untyped-def]
-    rows, d = len(q), keys.shape[2]
-    for head in range(q.shape[1] // d):
-        kv = (skipped + head) // group
-        mine = slice(head * d, (head + 1) * d)
-        for row in range(rows):
-            last = position + row + 1
-            seen = slice(max(0, last - window) if window else 0, last)
-            scores = keys[kv, seen].float() @ q[row, mine].float() / d**0.5
-            out[row, mine] = scores.softmax(0) @ values[kv, seen].float()
+    exact = torch.empty(out.shape)
+    attention.reference(q.float().contiguous(), keys, values, position, window, exact, group, skipped)
+    out.copy_(exact)
 
 
 def _decode(q, keys, values, control, window, out, group, skipped, scratch) -> None:  # type: ignore[no-untyped-def]
     _prefill(q, keys, values, int(control[POSITION]), window, out, group, skipped)
-
-
-def _embed(tokens, table, begin, out) -> None:  # type: ignore[no-untyped-def]
-    held = (tokens >= begin) & (tokens < begin + len(table))
-    out.copy_(table[torch.where(held, tokens - begin, 0)] * held[:, None])
 
 
 def _argmax(logits, offset, best_id, best_value, scratch) -> None:  # type: ignore[no-untyped-def]
@@ -104,7 +79,8 @@ class Exchange:
 class DictExchanges:
     """Pushes into a dictionary, pulls from it; parts are rounded as they would be on their way."""
 
-    def __init__(self) -> None:
+    def __init__(self, residuals: Residuals) -> None:
+        self.residuals = residuals
         self.pushed: dict[tuple[int, int], torch.Tensor] = {}
 
     def ready(self, moved: Moved) -> bool:
@@ -121,7 +97,8 @@ class DictExchanges:
             values = s.view(moved.source, rows, moved.width).float()
             if (own := moved.own_residual) is not None:
                 values = values + s.view("hidden", rows, s.model.hidden)[:, slice(*own.span)]
-            form = torch.float32 if moved.exact else s.formats.weights
+            exact = self.residuals.exact(moved.push or moved.pull)  # type: ignore[arg-type]
+            form = torch.float32 if exact else s.formats.weights
             self.pushed[moved.site, s.device] = values.to(form).float().clone()
 
         def pull(rows: int) -> None:
@@ -140,19 +117,19 @@ class DictExchanges:
                 if rows <= 16:
                     _scaled(found, moved.norm_weight, scaled, squares[:rows])
                 else:
-                    _norm(found, moved.norm_weight, s.model.norm_eps, scaled)
+                    norm.reference(found, moved.norm_weight, s.model.norm_eps, scaled)
 
         return Exchange(moved, push, pull), squares
 
 
 KERNELS = {
-    "norm": SimpleNamespace(scaled=_scaled, norm=_norm),
+    "norm": SimpleNamespace(scaled=_scaled, norm=norm.reference),
     "linear": SimpleNamespace(linear=_linear),
     "products": SimpleNamespace(many_rows=_linear),
     "gate_up": SimpleNamespace(gate_up=_gate_up),
     "swiglu": SimpleNamespace(swiglu=_swiglu),
     "rope": SimpleNamespace(rope=_rope),
     "attention": SimpleNamespace(decode=_decode, prefill=_prefill, scratch=lambda *_: None),
-    "embed": SimpleNamespace(embed=_embed),
+    "embed": SimpleNamespace(embed=embed.reference),
     "argmax": SimpleNamespace(argmax=_argmax, scratch=lambda _: None),
 }
