@@ -120,10 +120,12 @@ class PhaseExchanges:
 
     def _bulk(self, site: Site, moved: Moved, t: _Tensors, rows: int) -> None:
         widths = dict(zip(site.producers, site.widths, strict=True))
+        if t.part is not None and t.carry is not None:
+            t.part += t.carry  # not in the kernel: what it pulls may overwrite what it has yet to push
         span = moved.pull.span if moved.pull is not None and size(moved.pull.span) else None
         self.bulk(
             self.number + moved.site, widths, site.consumers, site.combine, site.wire, rows, t.part, t.out, t.residual,
-            t.carry, span,
+            span=span,
         )  # fmt: skip
         if moved.norm_weight is not None and t.out is not None and t.scaled is not None:
             norm.norm(t.out, moved.norm_weight, self.eps, t.scaled)

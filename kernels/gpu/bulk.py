@@ -190,7 +190,7 @@ class Bulk:
         span: tuple[int, int] | None = None,
     ) -> None:
         """Collective `number` of the plan over `rows` rows; `widths` by producer; `span`: the columns of a sum that
-        this device wants. Launches one kernel on the current stream.
+        this device wants; `carry` must not share memory with `out`. Launches one kernel on the current stream.
         """
         s, r = self.slots, self.rank
         devices = tuple(sorted(d for d, width in widths.items() if width))
