@@ -25,6 +25,11 @@ class DeviceFailed(RuntimeError):
     """A device that died or waited in vain; the message names device, layer and step."""
 
 
+def was_stopped(error: BaseException) -> bool:
+    """Whether a device ended only because another one had failed."""
+    return isinstance(error.__cause__, WaitFailed) and error.__cause__.outcome == staging.ABORTED
+
+
 def origin(failures: Sequence[BaseException]) -> BaseException:
     """The failure that caused the others: an error in a device's own work, else the wait for a device that itself
     waited for nobody. All that wait in a chain give up at about the same time.

@@ -5,7 +5,10 @@ Knows which devices take part in what. Knows nothing of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -24,6 +27,13 @@ from .weights import ShardReader, WeightFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Runners = dict[Phase, PassRunner]
+T = TypeVar("T")
+
+
+class Submits(Protocol):
+    """The thread of a device, of a CPU or a GPU."""
+
+    def submit(self, job: Callable[[], T], lane: int = 0) -> Future[T]: ...
 
 
 def slot_widths(steps: dict[Phase, list[Step]], hidden: int, devices: int) -> list[int]:
@@ -35,11 +45,18 @@ def slot_widths(steps: dict[Phase, list[Step]], hidden: int, devices: int) -> li
     return [max(hidden, *pushes) if each else 0 for each, pushes in zip(mine, pushed, strict=True)]
 
 
-def load(plan: Plan, model: ModelSpec, files: WeightFiles, workers: dict[int, Worker], logits: torch.Tensor) -> Runners:
+def load(
+    plan: Plan,
+    model: ModelSpec,
+    files: WeightFiles,
+    workers: dict[int, Worker],
+    logits: torch.Tensor,
+    progress: Callable[[int], None] = lambda loaded_bytes: None,
+) -> Runners:
     """Ready runners by phase: one and the same where both phases run the same steps.
 
-    `workers`: of every device with steps. `logits`: [vocab], which the devices of the head fill. Of several devices'
-    errors the first is raised, once all have ended.
+    `workers`: of every device with steps. `logits`: [vocab], which the devices of the head fill. `progress`: told bytes
+    of weights as they come. Of several devices' errors the first is raised, once all have ended.
     """
     steps, context = phase_steps(model, plan.split), plan.workload.context
     rows, devices = min(PREFILL_CHUNK, context), len(plan.devices)
@@ -48,11 +65,11 @@ def load(plan: Plan, model: ModelSpec, files: WeightFiles, workers: dict[int, Wo
 
     def state_of(device: int) -> DeviceState:
         mine = steps_of_any_phase(steps, device)
-        shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device).read_all(mine)
+        shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device, progress=progress).read_all(mine)
         cache_dtype = DTYPES[plan.cache_dtype]
-        return DeviceState(workers[device], device, model, mine, shards, shared, ropes, logits, cache_dtype)
+        return DeviceState(workers[device], device, model, mine, shards, ropes, logits, cache_dtype)
 
-    states = _all_at_once(workers, state_of)
+    states = list(all_at_once(workers, state_of).values())
     decode = _runner(plan, model, states, steps["decode"], shared)
     if steps["prefill"] == steps["decode"]:
         return {"decode": decode, "prefill": decode}
@@ -60,15 +77,15 @@ def load(plan: Plan, model: ModelSpec, files: WeightFiles, workers: dict[int, Wo
 
 
 def _runner(plan: Plan, model: ModelSpec, states: list[DeviceState], steps: list[Step], shared: Staging) -> PassRunner:
-    bound = [(state, Binder(model, state).bind(device_steps(steps, state.device))) for state in states]
+    bound = [(state, Binder(model, state, shared).bind(device_steps(steps, state.device))) for state in states]
     programs = [DeviceProgram(plan.devices[state.device], state, mine) for state, mine in bound if mine]
     return PassRunner(programs, shared, 1 + max((step.collective for step in steps), default=-1))
 
 
-def _all_at_once(workers: dict[int, Worker], make: Callable[[int], DeviceState]) -> list[DeviceState]:
-    """`make` of every device on its own thread."""
-    jobs = [worker.submit(lambda device=device: make(device)) for device, worker in workers.items()]  # type: ignore[misc]
-    errors = [error for job in jobs if (error := job.exception())]
+def all_at_once(workers: Mapping[int, Submits], make: Callable[[int], T]) -> dict[int, T]:
+    """`make` of every device on its own thread; the first of several devices' errors, once all have ended."""
+    jobs = {device: worker.submit(partial(make, device)) for device, worker in workers.items()}
+    errors = [error for job in jobs.values() if (error := job.exception())]
     if errors:
         raise errors[0]
-    return [job.result() for job in jobs]
+    return {device: job.result() for device, job in jobs.items()}

@@ -7,17 +7,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 
 from ..kernels import staging, tape
+from ..planner.steps import Step
 from .failures import DeviceFailed, WaitFailed, origin
+from .passes import likeliest, one_by_one
 from .program import Bound
 from .state import DeviceState
+
+
+class Shared(Protocol):
+    """What the devices of a plan share on the host: numbers of passes, and the word that ends every wait."""
+
+    @property
+    def abort_address(self) -> int: ...
+
+    @property
+    def aborted(self) -> bool: ...
+
+    def abort(self) -> None: ...
+
+    def number(self, collectives: int) -> int: ...
 
 
 @dataclass
@@ -37,6 +55,14 @@ class DeviceProgram:
         self.called = [i for i, b in enumerate(self.bound) if b.call is not None]
         self.before_head = next((i for i, b in enumerate(self.bound) if b.step.block == "head"), len(self.bound))
 
+    @property
+    def steps(self) -> list[Step]:
+        return [bound.step for bound in self.bound]
+
+    @property
+    def timeline(self) -> list[tuple[Step, int]]:
+        return list(zip(self.steps, self.ends_ns.tolist(), strict=True))
+
 
 class PassRunner:
     """The programs of all devices that take part in a phase, ready to run passes one after the other.
@@ -44,8 +70,19 @@ class PassRunner:
     Runners of several phases may share `shared` and the devices' states; only one of them runs at a time.
     """
 
-    def __init__(self, programs: Sequence[DeviceProgram], shared: staging.Staging, collectives: int) -> None:
+    timed = True  # always
+
+    def __init__(
+        self,
+        programs: Sequence[DeviceProgram],
+        shared: Shared,
+        collectives: int,
+        others: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """`others`: names of devices, by number, that take part without being run here."""
         self.programs, self.staging, self.collectives = programs, shared, collectives
+        self.names = {p.state.device: p.name for p in programs} | dict(others)
+        self.heads = [p.state for p in programs if p.before_head < len(p.bound)]
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -71,13 +108,26 @@ class PassRunner:
         if failures:
             raise origin(failures)
 
+    @property
+    def all_programs(self) -> Sequence[DeviceProgram]:
+        return self.programs
+
+    def best(self) -> tuple[float, int]:
+        """The largest logit of the last pass and its id, a NaN before all others; only where `heads` are."""
+        each = [(float(state.best_logit), int(state.best_id)) for state in self.heads]
+        return max(each, key=lambda found: (math.isnan(found[0]), found[0], -found[1]))
+
     def best_token(self) -> int:
-        """The likeliest token of the last pass, the lowest id on ties. ValueError where it is not a number."""
-        heads = [p.state for p in self.programs if p.before_head < len(p.bound)]
-        best = max(heads, key=lambda state: (float(state.best_logit), -int(state.best_id)))
-        if not all(math.isfinite(state.best_logit) for state in heads):
-            raise ValueError("the logits are not numbers: damaged weights?")
-        return int(best.best_id)
+        return likeliest([self.best()])
+
+    def gather_logits(self) -> None:
+        """Nothing: devices write their logits where the host reads them."""
+
+    def decode(self, token: int, position: int, steps: int) -> Iterator[int]:
+        return one_by_one(self, token, position, steps)
+
+    def abort(self) -> None:
+        self.staging.abort()
 
     def _start(self, program: DeviceProgram, rows: int, position: int, logits: bool) -> list[Future[None]]:
         end = len(program.bound) if logits else program.before_head
@@ -136,9 +186,8 @@ class PassRunner:
         self.staging.abort()
         why = str(error) or type(error).__name__
         if isinstance(error, WaitFailed):
-            names = {p.state.device: p.name for p in self.programs}
             waited = "was stopped while it waited" if error.outcome == staging.ABORTED else "waited too long"
-            why = f"{waited} for device {names[error.peer]}"
+            why = f"{waited} for device {self.names[error.peer]}"
         step = bound.step
         place = f"layer {step.layer}, {step.block}" if step.layer >= 0 else step.block
         return DeviceFailed(f"device {program.name} failed in {place}, step {step.role}: {why}")

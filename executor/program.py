@@ -37,15 +37,17 @@ def address(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-class Binder:
-    """Binds the steps of one device in one phase, in order; keeps track of which buffer holds the hidden state."""
+class StepBinder:
+    """Binds the steps of one device in one phase, in order; keeps track of which buffer holds the hidden state.
+
+    How devices exchange is left to whoever inherits: `_push` and `_pull`.
+    """
 
     def __init__(self, model: ModelSpec, state: DeviceState) -> None:
         self.model, self.state = model, state
         self.buffers = {"hidden": "hidden", "part": "part", "sums": "sums"}  # which buffer plays which
         self.result = "part"  # or "sums": what holds this device's share of a block's output
         self.exchanged = True  # False while nobody has pushed or pulled `result`: it may be the next hidden state
-        self.used_slots: dict[int, Step] = {}  # ring index -> this device's last push there
         self.gathered = False
 
     def bind(self, steps: Iterable[Step]) -> list[Bound]:
@@ -142,30 +144,6 @@ class Binder:
             return "mixed" if step.block == "attention" else "activated"
         return self.buffers[self.result]
 
-    def _push(self, step: Step) -> Bound:
-        s, site = self.state, step.collective
-        ring = site % staging.SLOT_RING
-        earlier = self.used_slots.get(ring)
-        self.used_slots[ring] = step
-        self.exchanged = True
-        readers = tuple(p for p in earlier.peers if p != s.device) if earlier else ()
-        words = s.keep(np.array([s.staging.pulled_address(p) for p in readers], dtype=np.int64))
-        where = (s.at(self._produced(step)), address(s.staging.slot(site, s.device)), step.in_features)
-        before = earlier.collective if earlier else -1
-        waits = (before, words.ctypes.data, len(readers))
-        return Bound(step, (tape.PUSH, *where, site, s.staging.pushed_address(s.device), *waits), awaited=readers)
-
-    def _pull(self, step: Step) -> Bound:
-        s, site, mine = self.state, step.collective, self._produced(step)
-        target = self._pull_target(step)
-        begin, stride = (step.span[0], self.model.hidden) if step.role == "pull_parts" else (0, 0)
-        parts = [(*self._part(site, p, mine, begin), wide) for p, wide in zip(step.peers, step.widths, strict=True)]
-        table = s.keep(np.array(parts, dtype=np.int64))
-        how = tape.CONCAT if step.combine == "concat" else tape.SUM
-        where = (s.at(target), site, table.ctypes.data, len(parts), how)
-        instruction = (tape.PULL, *where, s.staging.pulled_address(s.device), step.out_features, stride)
-        return Bound(step, instruction, awaited=step.peers)
-
     def _pull_target(self, step: Step) -> str:
         match step.role:
             case "pull_parts":
@@ -176,9 +154,41 @@ class Binder:
         self.exchanged = True
         return self.buffers["hidden"]
 
+
+class Binder(StepBinder):
+    """Binds steps whose exchanges go through the slots of `shared`."""
+
+    def __init__(self, model: ModelSpec, state: DeviceState, shared: staging.Staging) -> None:
+        super().__init__(model, state)
+        self.staging = shared
+        self.used_slots: dict[int, Step] = {}  # ring index -> this device's last push there
+
+    def _push(self, step: Step) -> Bound:
+        s, site = self.state, step.collective
+        ring = site % staging.SLOT_RING
+        earlier = self.used_slots.get(ring)
+        self.used_slots[ring] = step
+        self.exchanged = True
+        readers = tuple(p for p in earlier.peers if p != s.device) if earlier else ()
+        pulled = s.keep(np.array([self.staging.pulled_address(p) for p in readers], dtype=np.int64))
+        where = (s.at(self._produced(step)), address(self.staging.slot(site, s.device)), step.in_features)
+        before = earlier.collective if earlier else -1
+        waits = (before, pulled.ctypes.data, len(readers))
+        return Bound(step, (tape.PUSH, *where, site, self.staging.pushed_address(s.device), *waits), awaited=readers)
+
+    def _pull(self, step: Step) -> Bound:
+        s, site, mine = self.state, step.collective, self._produced(step)
+        target = self._pull_target(step)
+        begin, stride = (step.span[0], self.model.hidden) if step.role == "pull_parts" else (0, 0)
+        parts = [(*self._part(site, p, mine, begin), wide) for p, wide in zip(step.peers, step.widths, strict=True)]
+        table = s.keep(np.array(parts, dtype=np.int64))
+        how = tape.CONCAT if step.combine == "concat" else tape.SUM
+        where = (s.at(target), site, table.ctypes.data, len(parts), how)
+        instruction = (tape.PULL, *where, self.staging.pulled_address(s.device), step.out_features, stride)
+        return Bound(step, instruction, awaited=step.peers)
+
     def _part(self, site: int, producer: int, mine: str, begin: int) -> tuple[int, int]:
         """Pushed word (0 for this device) and address of a producer's part, from value `begin` on."""
-        s = self.state
-        if producer == s.device:
-            return 0, s.at(mine) + 4 * begin
-        return s.staging.pushed_address(producer), address(s.staging.slot(site, producer)) + 4 * begin
+        if producer == self.state.device:
+            return 0, self.state.at(mine) + 4 * begin
+        return self.staging.pushed_address(producer), address(self.staging.slot(site, producer)) + 4 * begin

@@ -7,26 +7,24 @@ found.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
 import torch
 
-from ..hwprofiles.device_names import cores_of
-from ..hwprofiles.host_memory import available_bytes
-from ..kernels.worker import Worker
-from ..planner.memory import device_bytes
+from ..hwprofiles.device_names import is_gpu
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Phase, Plan
 from ..planner.steps import Kind
-from .loading import DTYPES, Runners, load
-from .phases import phase_steps, steps_of_any_phase
+from .gpu.requirements import check_torch, check_triton
+from .opening import open_on_cpus, refuse_what_cannot_run
+from .passes import Runner
 from .sampling import Sampler
 from .trace import Trace
-from .weight_files import check_weights, open_weights
+from .weight_files import WeightFiles, open_weights
 
 
 @dataclass(frozen=True)
@@ -47,39 +45,39 @@ class Generation:
 class Session:
     """Use as `with Session.open(plan, model, path) as session`; leaving it ends all threads and frees the memory."""
 
-    def __init__(
-        self, plan: Plan, model: ModelSpec, workers: dict[int, Worker], runners: Runners, logits: torch.Tensor
-    ) -> None:
+    def __init__(self, plan: Plan, model: ModelSpec, runners: Mapping[Phase, Runner], logits: torch.Tensor) -> None:
         self.plan, self.model, self.logits = plan, model, logits
-        self._workers, self._runners = workers, runners
+        self._runners, self._held = runners, ExitStack()
         self.trace: Trace | None = None
 
     @classmethod
-    def open(cls, plan: Plan, model: ModelSpec, path: str | Path) -> Session:
-        """Loads every device's slices, all devices at once. ValueError when plan, model, files or machine disagree."""
+    def open(
+        cls,
+        plan: Plan,
+        model: ModelSpec,
+        path: str | Path,
+        progress: Callable[[int], None] = lambda loaded_bytes: None,
+    ) -> Session:
+        """Loads every device's slices, all devices at once, telling `progress` the bytes of weights as they come.
+
+        ValueError when plan, model, files or machine disagree.
+        """
         if model.fingerprint != plan.model_fingerprint:
             raise ValueError(f"the plan was made for another model than {path}; run tpplan solve {path} again")
-        _refuse_what_cannot_run(plan, model)
-        cores = {name: cores_of(name) for name in plan.devices}
-        _refuse_full_memory(plan, model)
-        steps = phase_steps(model, plan.split)
-        busy = [d for d in range(len(plan.devices)) if steps_of_any_phase(steps, d)]
-        workers = {d: Worker(name := plan.devices[d], cores[name]) for d in busy}
-        try:
-            with open_weights(path, model) as files:
-                check_weights(files, model)
-                logits = torch.zeros(model.vocab)
-                return cls(plan, model, workers, load(plan, model, files, workers, logits), logits)
-        except BaseException:
-            _close(workers.values())
-            raise
+        refuse_what_cannot_run(plan, model)
+        logits = torch.zeros(model.vocab)
+        with ExitStack() as held, open_weights(path, model) as files:
+            open_devices = _open_with_gpus if any(map(is_gpu, plan.devices)) else open_on_cpus
+            runners = open_devices(plan, model, files, logits, progress, held)
+            session = cls(plan, model, runners, logits)
+            session._held = held.pop_all()
+            return session
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._runners["decode"].staging.abort()
-        _close(self._workers.values())
+        self._held.close()
 
     def generate(
         self,
@@ -94,26 +92,31 @@ class Session:
         ValueError when the prompt is empty, has unknown ids, or does not fit the plan's context with the new tokens.
         """
         self._refuse(prompt_ids, max_new_tokens)
-        started = time.perf_counter()
-        token = self._prefill(prompt_ids, sampler)
-        first = time.perf_counter()
         tokens: list[int] = []
-        reason, position, last = "length", len(prompt_ids), first
-        while True:
-            if token in stop_ids:
-                reason = "stop"
-                break
-            tokens.append(token)
-            on_token(token)
-            if len(tokens) == max_new_tokens:
-                break
-            token = self.step([token], position, sampler)
-            last = time.perf_counter()
-            position += 1
-        decoded = position - len(prompt_ids)
-        per_token_s = (last - first) / decoded if decoded else 0.0
-        read_bytes = self.read_bytes_per_token(len(prompt_ids) + decoded // 2)
+        reason, steps, started = "length", 0, time.perf_counter()
+        first = last = started
+        with closing(self._tokens(prompt_ids, max_new_tokens, sampler)) as stream:
+            for steps, token in enumerate(stream):
+                last = time.perf_counter()
+                first = last if steps == 0 else first
+                if token in stop_ids:
+                    reason = "stop"
+                    break
+                tokens.append(token)
+                on_token(token)
+        per_token_s = (last - first) / steps if steps else 0.0
+        read_bytes = self.read_bytes_per_token(len(prompt_ids) + steps // 2)
         return Generation(tuple(tokens), reason, first - started, per_token_s, read_bytes)
+
+    def _tokens(self, prompt_ids: Sequence[int], count: int, sampler: Sampler) -> Generator[int, None, None]:
+        """`count` tokens after the prompt. Greedy ones may be handed from device to device, without the host."""
+        position = len(prompt_ids)
+        yield (token := self._prefill(prompt_ids, sampler))
+        if sampler.greedy and self.trace is None:
+            yield from self._runners["decode"].decode(token, position, count - 1)
+        else:
+            for at in range(position, position + count - 1):
+                yield (token := self.step([token], at, sampler))
 
     def step(self, tokens: Sequence[int], position: int, sampler: Sampler | None, phase: Phase = "decode") -> int:
         """One pass; the next token by `sampler`, or -1 without one (then no logits are made).
@@ -121,12 +124,16 @@ class Session:
         `phase`: whose way of summing counts; a chunk of a prompt is prefill, of one token too.
         """
         started_ns, runner = time.monotonic_ns(), self._runners[phase]
+        runner.timed = self.trace is not None
         runner.run(tokens, position, logits=sampler is not None)
         if self.trace is not None:
-            self.trace.add(started_ns, len(tokens), runner.programs)
+            self.trace.add(started_ns, len(tokens), runner.all_programs)
         if sampler is None:
             return -1
-        return runner.best_token() if sampler.greedy else sampler(self.logits)
+        if sampler.greedy:
+            return runner.best_token()
+        runner.gather_logits()
+        return sampler(self.logits)
 
     def _prefill(self, prompt_ids: Sequence[int], sampler: Sampler) -> int:
         token = -1
@@ -158,38 +165,23 @@ class Session:
 
     def read_bytes_per_token(self, context: int) -> int:
         """Bytes of weights and cache that all devices read for one token at `context` cached positions."""
-        steps = [bound.step for program in self._runners["decode"].programs for bound in program.bound]
+        steps = [step for program in self._runners["decode"].all_programs for step in program.steps]
         weights = sum(s.in_features * s.out_features for s in steps if s.kind is Kind.LINEAR)
         cached = sum(2 * s.in_features for s in steps if s.kind is Kind.ATTENTION)
         return weights * DTYPE_BYTES[self.plan.dtype] + cached * DTYPE_BYTES[self.plan.cache_dtype] * context
 
 
-def _refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
-    for name in plan.devices:
-        if not name.startswith("cpu"):
-            raise ValueError(
-                f"the plan is for a device {name!r}, which run cannot use: plans for machines of the catalogue can be "
-                "simulated and exported"
-            )
-    if plan.dtype not in DTYPES:
-        raise ValueError(
-            f"the plan holds weights in {plan.dtype}, which run cannot use yet: such plans can be simulated and "
-            "exported; to run the model, solve with --dtype bfloat16 or float32"
-        )
-    if model.quant is not None:
-        raise ValueError("run cannot read a quantised checkpoint yet: use an unquantised one or a GGUF file")
+def _open_with_gpus(
+    plan: Plan,
+    model: ModelSpec,
+    files: WeightFiles,
+    logits: torch.Tensor,
+    progress: Callable[[int], None],
+    held: ExitStack,
+) -> Mapping[Phase, Runner]:
+    """Not imported before a plan needs it: Triton is optional."""
+    check_torch()
+    check_triton()
+    from .gpu.opening import open_with_gpus
 
-
-def _refuse_full_memory(plan: Plan, model: ModelSpec) -> None:
-    one_sequence = msgspec.structs.replace(plan.workload, batch=1)
-    needed = sum(held.total for held in device_bytes(model, plan.split, one_sequence, plan.dtype, plan.cache_dtype))
-    if needed > (free := available_bytes()):
-        raise ValueError(
-            f"the plan needs {needed / 2**20:.0f} MiB of host memory, {free / 2**20:.0f} MiB are free: "
-            "close other programs, or run tpplan profile and solve again"
-        )
-
-
-def _close(workers: Collection[Worker]) -> None:
-    for worker in workers:
-        worker.close()
+    return open_with_gpus(plan, model, files, logits, progress, held)

@@ -51,12 +51,11 @@ class DeviceState:
         model: ModelSpec,
         steps: list[Step],
         shards: dict[Key, Shard],
-        staging_: staging.Staging,
         ropes: tuple[torch.Tensor, torch.Tensor],
         logits: torch.Tensor,
         cache_dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.worker, self.device, self.staging, self.shards = worker, device, staging_, shards
+        self.worker, self.device, self.shards = worker, device, shards
         self.cos, self.sin = ropes
         capacity = len(self.cos)
         self.cache = {

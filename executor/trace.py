@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..planner.chrome_trace import document, process_events, step_event
 
 if TYPE_CHECKING:
-    from .pass_runner import DeviceProgram
+    from .passes import Program
 
 MEASURED = 0
 
@@ -20,15 +20,15 @@ class Trace:
         self._events = process_events(MEASURED, "measured", devices)
         self._origin_ns = 0
 
-    def add(self, started_ns: int, rows: int, programs: Sequence[DeviceProgram]) -> None:
+    def add(self, started_ns: int, rows: int, programs: Sequence[Program]) -> None:
         """Takes the step ends of the pass over `rows` tokens that began at `started_ns`."""
         origin_ns = self._origin_ns = self._origin_ns or started_ns
         for program in programs:
             begin = started_ns
-            for bound, end in zip(program.bound, program.ends_ns.tolist(), strict=True):
+            for step, end in program.timeline:
                 if end < begin:  # not part of this pass: the head of an earlier chunk
                     continue
-                self._events.append(step_event(MEASURED, bound.step, begin - origin_ns, end - origin_ns, rows))
+                self._events.append(step_event(MEASURED, step, begin - origin_ns, end - origin_ns, rows))
                 begin = end
 
     def json(self) -> dict[str, Any]:

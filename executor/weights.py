@@ -5,7 +5,7 @@ Knows which tensors a step needs and which way they are cut. Knows nothing of fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads the shards of device `device` under `split`, to `place`."""
+    """Reads the shards of device `device` under `split`, to `place`; tells `progress` the bytes of each."""
 
     files: WeightFiles
     model: ModelSpec
@@ -52,6 +52,7 @@ class ShardReader:
     dtype: torch.dtype
     device: int
     place: torch.device = HOST
+    progress: Callable[[int], None] = lambda loaded_bytes: None
 
     def read_all(self, steps: Iterable[Step]) -> dict[Key, Shard]:
         """Shards of all steps that hold weights; a tied head shares the embedding's tensor."""
@@ -59,10 +60,15 @@ class ShardReader:
         for step in steps:
             key = (step.layer, step.block, step.role)
             if step.role == "lm_head" and self.model.tied_embeddings:
-                shards[key] = shards.get((-1, "embed", "embed")) or self._shard(step)
+                shards[key] = shards.get((-1, "embed", "embed")) or self._read(step)
             elif step.kind in (Kind.EMBED, Kind.NORM, Kind.LINEAR) or (step.kind is Kind.ROPE and self.model.qk_norm):
-                shards[key] = self._shard(step)
+                shards[key] = self._read(step)
         return shards
+
+    def _read(self, step: Step) -> Shard:
+        shard = self._shard(step)
+        self.progress(shard.bytes)
+        return shard
 
     def _shard(self, step: Step) -> Shard:
         model, prefix = self.model, f"model.layers.{step.layer}."

@@ -64,6 +64,12 @@ def f32(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def u32(typingctx, address):  # type: ignore[no-untyped-def]
+    """Address (int64) as a pointer to uint32: float32 values as their bits."""
+    return _view(typingctx, address, types.uint32)
+
+
+@intrinsic
 def u16(typingctx, address):  # type: ignore[no-untyped-def]
     """Address (int64) as a pointer to uint16: bfloat16 words."""
     return _view(typingctx, address, types.uint16)

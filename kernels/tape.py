@@ -21,11 +21,13 @@ from .norm import rms_norm
 from .rope import rope
 from .staging import ARRIVED, wait
 from .swiglu import swiglu
+from .words import CONCAT as CONCAT
+from .words import SUM as SUM
+from .words import pull_words, push_words
 
 WIDTH = 16
-EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL = range(10)
-POSITION, ROWS, BASE = range(3)  # words of `state`
-SUM, CONCAT = range(2)
+EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL, PUSH_WORDS, PULL_WORDS = range(12)
+POSITION, ROWS, BASE = range(3)  # words of `state`; BASE: number of the pass's first collective, or of the pass
 
 
 def bits(value: float) -> int:
@@ -238,7 +240,11 @@ def _alone(i, state, abort, deadline_ns, trouble):  # type: ignore[no-untyped-de
         return _push(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
     if i[0] == PULL:
         return _pull(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
-    if i[0] == ARGMAX:
+    if i[0] == PULL_WORDS:
+        return pull_words(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
+    if i[0] == PUSH_WORDS:
+        push_words(i, state[BASE], state[ROWS])
+    elif i[0] == ARGMAX:
         _argmax(i)
     return ARRIVED
 

@@ -8,14 +8,16 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Rows of a launch; fewer are padded, so that every kernel is loaded before any waits for a peer."""
 
 
-def pieces(rows: int, position: int, capacity: int) -> Iterator[tuple[int, int]]:
+def pieces(
+    rows: int, position: int, capacity: int, most: int = BUCKETS[-1], padded: bool = True
+) -> Iterator[tuple[int, int]]:
     """(rows, bucket) of the passes that take `rows` tokens: one padded pass, or more where the cache has no room for
-    padding behind the last token.
+    padding behind the last token. `most`: rows of a pass; not `padded`: passes are full.
     """
     while rows:
-        bucket = next(b for b in BUCKETS if b >= min(rows, BUCKETS[-1]))
-        if position + bucket > capacity:
-            bucket = max(b for b in BUCKETS if b <= rows)
+        bucket = next(b for b in BUCKETS if b >= min(rows, most))
+        if position + bucket > capacity or not padded:
+            bucket = max(b for b in BUCKETS if b <= min(rows, most))
         taken = min(rows, bucket)
         yield taken, bucket
         rows, position = rows - taken, position + taken

@@ -5,7 +5,6 @@ Knows rows, graphs, streams and what to say when a device fails. Knows nothing o
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -16,13 +15,16 @@ from threading import Condition
 
 import torch
 
-from ...planner.steps import Step
-from ..failures import DeviceFailed
+from ...kernels.gpu.handover import LAST_ID
+from ...planner.steps import Kind, Step
+from ..failures import DeviceFailed, was_stopped
+from ..pass_runner import DeviceProgram, PassRunner
+from ..passes import NOT_NUMBERS, likeliest, one_by_one
 from .devices import GpuWorker
 from .exchanges import PhaseExchanges
 from .pieces import pieces
 from .program import Launch
-from .state import GpuState
+from .state import FEW_ROWS, GpuState
 from .tokens import Tokens
 
 AHEAD = 2  # decode steps enqueued before the host has seen the token of the first
@@ -44,6 +46,7 @@ class GpuProgram:
     hand_over: Callable[[], None]
     exchanges: PhaseExchanges
     graph: torch.cuda.CUDAGraph | None = None
+    timeline: list[tuple[Step, int]] = field(default_factory=list)  # of the last timed pass: step, its end in ns
     before_head: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +63,20 @@ class GpuProgram:
             launch.run(rows)
         if logits:
             self.hand_over()
+
+    def launch_timed(self, rows: int, logits: bool) -> None:
+        """Runs a pass launch by launch; `timeline` then says when each ended."""
+        started_ns, begin = time.monotonic_ns(), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        ends = []
+        for launch in self.launches if logits else self.launches[: self.before_head]:
+            launch.run(rows)
+            ends.append((launch, torch.cuda.Event(enable_timing=True)))
+            ends[-1][1].record()
+        if logits:
+            self.hand_over()
+        self.worker.stream.synchronize()
+        self.timeline = [(named_after(launch), started_ns + int(begin.elapsed_time(end) * 1e6)) for launch, end in ends]
 
     def capture(self) -> None:
         """Records a pass of one row; everything it launches must have been loaded before."""
@@ -98,16 +115,28 @@ class Goal:
 
 
 class GpuRunner:
-    """The programs of one phase on all devices that take part, ready to run passes one after the other."""
+    """The programs of one phase on all devices that take part, ready to run passes one after the other.
 
-    def __init__(self, programs: Sequence[GpuProgram], host: Tokens, capacity: int, logits: torch.Tensor) -> None:
-        self.programs, self.host, self.capacity, self._logits = programs, host, capacity, logits
+    `cpus`: the CPU devices of the plan, None without. They take no padded rows, and no more at once than words carry,
+    and the host tells them every token.
+    """
+
+    def __init__(
+        self,
+        programs: Sequence[GpuProgram],
+        host: Tokens,
+        capacity: int,
+        logits: torch.Tensor,
+        cpus: PassRunner | None = None,
+    ) -> None:
+        self.programs, self.host, self.capacity, self._logits, self.cpus = programs, host, capacity, logits, cpus
         self.collectives = 1 + max((step.collective for p in programs for step in p.steps), default=-1)
+        self.timed = False
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """Passes over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
-        at = 0
-        for taken, bucket in pieces(len(tokens), position, self.capacity):
+        at, together = 0, (FEW_ROWS, False) if self.cpus else ()
+        for taken, bucket in pieces(len(tokens), position, self.capacity, *together):
             last = at + taken == len(tokens)
             self._pass(tokens[at : at + taken], bucket, position + at, logits and last)
             at += taken
@@ -120,18 +149,26 @@ class GpuRunner:
         def enqueue(program: GpuProgram) -> None:
             program.state.upload(padded, len(tokens), position, self.host.epoch)
             program.exchanges.number = number
-            if bucket == 1 and logits and program.graph is not None:
+            if self.timed:
+                program.launch_timed(bucket, logits)
+            elif bucket == 1 and logits and program.graph is not None:
                 program.graph.replay()
             else:
                 program.launch(bucket, logits)
 
-        self._everywhere(enqueue)
+        with self._running(enqueue):
+            if self.cpus is not None:
+                self.cpus.run(tokens, position, logits)
 
     def decode(self, token: int, position: int, steps: int) -> Iterator[int]:
         """The likeliest tokens after `token` at `position`, at most `steps`; devices pass them on among themselves.
 
         Closing the iterator early ends the devices' work; steps already enqueued are run and forgotten.
+        ValueError where a logit is not a number.
         """
+        if self.cpus is not None:
+            yield from one_by_one(self, token, position, steps)
+            return
         first, goal = self.host.epoch + 1, Goal()
 
         def replays(program: GpuProgram) -> None:
@@ -153,8 +190,11 @@ class GpuRunner:
 
     def best_token(self) -> int:
         """The likeliest token of the last pass, the lowest id on ties. ValueError where it is not a number."""
-        self.check_logits()
-        return self._token(self.host.epoch)
+        best = [self.cpus.best()] if self.cpus is not None and self.cpus.heads else []
+        for program in self.programs:
+            if program.before_head < len(program.launches):
+                best.append(program.worker.submit(program.state.best).result())
+        return likeliest(best)
 
     def _token(self, epoch: int) -> int:
         deadline_s = time.monotonic() + TOKEN_LIMIT_S
@@ -162,13 +202,9 @@ class GpuRunner:
             if self.host.memory.aborted or time.monotonic() > deadline_s:
                 raise self._failure()
             time.sleep(2e-5)
+        if token == LAST_ID.value:
+            raise ValueError(NOT_NUMBERS)
         return token
-
-    def check_logits(self) -> None:
-        """ValueError where the last pass's best logit is not a number; only while no device is at work."""
-        heads = [p for p in self.programs if p.before_head < len(p.launches)]
-        if not all(math.isfinite(p.worker.submit(p.state.best_value.item).result()) for p in heads):
-            raise ValueError("the logits are not numbers: damaged weights?")
 
     def gather_logits(self) -> None:
         """Copies the last pass's logits of all devices to the host."""
@@ -178,13 +214,15 @@ class GpuRunner:
                     device = program.state.buffers["logits"][: step.out_features]
                     self._logits[slice(*step.span)].copy_(program.worker.submit(device.cpu).result())
 
+    @property
+    def all_programs(self) -> list[GpuProgram | DeviceProgram]:
+        """Of CPU devices too, in the order of devices."""
+        cpus = self.cpus.programs if self.cpus is not None else ()
+        return sorted([*self.programs, *cpus], key=lambda program: program.state.device)
+
     def abort(self) -> None:
         """Ends every wait, now and later."""
         self.host.memory.abort()
-
-    def _everywhere(self, job) -> None:  # type: ignore[no-untyped-def]
-        with self._running(job):
-            pass
 
     @contextmanager
     def _running(self, job) -> Iterator[None]:  # type: ignore[no-untyped-def]
@@ -196,14 +234,20 @@ class GpuRunner:
         except GeneratorExit:  # the reader has enough: what was asked for is run to its end
             wait(jobs)
             raise
-        except BaseException:
+        except BaseException as error:
             self.abort()
             wait(jobs)
-            raise
+            self._raise_first(error, jobs)
         if any(done.done() and done.exception() for done in jobs):
             self.abort()
         wait(jobs)
         self._raise_failures(jobs)
+
+    def _raise_first(self, error: BaseException, jobs: Sequence[Future[None]]) -> None:
+        """`error`, which a CPU device or the host ran into, or the GPU's failure that it comes from."""
+        if was_stopped(error):
+            self._raise_failures(jobs)
+        raise error
 
     def _finished(self, program: GpuProgram, job) -> None:  # type: ignore[no-untyped-def]
         job(program)
@@ -219,7 +263,7 @@ class GpuRunner:
 
     def _failure(self) -> DeviceFailed:
         """What the device that gave up first says: where it was, and whom it waited for."""
-        names = {program.state.device: program.name for program in self.programs}
+        names = {program.state.device: program.name for program in self.all_programs}
         for trouble in self.host.memory.troubles():
             site = self.host.sites.get(trouble.site)
             peer = site.producers[trouble.producer] if site and trouble.producer < len(site.producers) else -1
@@ -235,6 +279,11 @@ class GpuRunner:
                 if step.collective >= 0 and program.exchanges.sites[step.collective].number == number:
                     return f"{_place(step)}, step {step.role}"
         return "the next token"
+
+
+def named_after(launch: Launch) -> Step:
+    """The step that stands for what a launch does: the pull of an exchange, since it lasts; else the first."""
+    return next((step for step in launch.steps if step.kind is Kind.PULL), launch.steps[0])
 
 
 def _place(step: Step) -> str:

@@ -6,8 +6,6 @@ for tensors that lie in the file as plain numbers; others are decoded as for a C
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from gguf.constants import GGMLQuantizationType
 
@@ -26,11 +24,11 @@ _PLAIN = {
 class StagedFiles:
     """`read` and `read_into` of `files`, for the GPU whose thread and stream call it.
 
-    `progress(bytes)` is told what has been read. ValueError when pinned memory is refused.
+    ValueError when pinned memory is refused.
     """
 
-    def __init__(self, files: WeightFiles, progress: Callable[[int], None] = lambda _: None) -> None:
-        self.files, self.progress = files, progress
+    def __init__(self, files: WeightFiles) -> None:
+        self.files = files
         try:
             self._buffers = [torch.empty(BUFFER_BYTES, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
         except RuntimeError as error:
@@ -51,7 +49,6 @@ class StagedFiles:
             out.copy_(self.files.read(name, rows, columns))
         else:
             self._copy(out, stored, rows or (0, stored.shape[0]), columns or (0, stored.shape[1]), name)
-        self.progress(out.numel() * stored.row_bytes // stored.shape[-1])
 
     def _copy(self, out: torch.Tensor, stored: Stored, rows: Range, columns: Range, name: str) -> None:
         form = _PLAIN[stored.type]

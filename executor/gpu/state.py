@@ -72,6 +72,10 @@ class GpuState:
         self.control[:3].copy_(torch.tensor([position, epoch, rows], dtype=torch.int32))
         self.tokens[: len(tokens)].copy_(torch.tensor(tokens, dtype=torch.int64))
 
+    def best(self) -> tuple[float, int]:
+        """The largest logit of the last pass on this device, and its id."""
+        return float(self.best_value.item()), int(self.best_id.item())
+
     def shard(self, step: Step) -> Shard:
         return self.shards[step.layer, step.block, step.role]
 

@@ -1,7 +1,7 @@
 """From the head to the embedding: each head device's best logit, and the token that wins, without the host.
 
 A site of two float32-sized words a head device: word 0 carries the bits of the best logit, word 1 the token id. Every
-consumer picks the best itself (lowest id on ties; NaN wins, so that it is seen) and writes it into its `token` tensor
+consumer picks the best itself (lowest id on ties; LAST_ID where one is NaN) and writes it into its `token` tensor
 and into its ring in host memory, as a word (id, epoch), where the host reads tokens while the devices go on.
 """
 
@@ -16,7 +16,7 @@ from .slots import Site, new_site
 from .waiting import push_words, wait_asm
 
 RESULTS = 64  # tokens that a device may be ahead of the host
-LAST_ID = tl.constexpr(0x7FFFFFFF)
+LAST_ID = tl.constexpr(0x7FFFFFFF)  # stands for "the logits are not numbers"
 
 
 def new_handover(layout: Layout, number: int, heads: tuple[int, ...], consumers: tuple[int, ...]) -> Site:
@@ -66,7 +66,7 @@ def handover_kernel(
         bad = member & (logit != logit)
         top = tl.max(tl.where(member & (logit == logit), logit, float("-inf")), 0)
         any_bad = tl.max(bad.to(tl.int32), 0)
-        wins = tl.where(any_bad > 0, bad, member & (logit == top))
+        wins = member & (logit == top) & (any_bad == 0)
         best = tl.min(tl.where(wins, number, LAST_ID), 0)
         tl.store(token, best.to(tl.int64))
         if results != 0:

@@ -213,7 +213,7 @@ def test_quantised_checkpoints_are_not_for_running(checkpoint: Path) -> None:
 
 def test_full_memory(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without room for the plan refuses it, with both figures, before reading weights."""
-    monkeypatch.setattr("tpplan.executor.session.available_bytes", lambda: 1024)
+    monkeypatch.setattr("tpplan.executor.opening.available_bytes", lambda: 1024)
     with pytest.raises(ValueError, match=r"needs .* MiB of host memory, 0 MiB are free"):
         open_pair(checkpoint)
 

@@ -140,7 +140,8 @@ def test_devices_with_and_without_work(checkpoints: dict[str, Path]) -> None:
             decode, chunk = session._runners["decode"], session._runners["prefill"]
             assert [p.name for p in decode.programs] == PAIR
             assert [p.name for p in chunk.programs] == takers
-            assert len(session._workers) == len(takers)
+            threads = {p.state.worker for runner in (decode, chunk) for p in runner.programs}
+            assert len(threads) == len(takers)
             assert (decode is chunk) is (takers == PAIR)
             assert (chunk.staging.slots[2].numel() > 0) is (takers == TRIO)
 

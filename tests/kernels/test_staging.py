@@ -92,8 +92,10 @@ class Rig:
         programs = []
         for d, worker in enumerate(workers):
             mine = list(device_steps(b.steps, d))
-            state = DeviceState(worker, d, model, mine, {}, shared, (angles, angles), torch.zeros(1))
-            programs.append(DeviceProgram(worker.name, state, list(self._with_data(Binder(model, state), mine))))
+            state = DeviceState(worker, d, model, mine, {}, (angles, angles), torch.zeros(1))
+            programs.append(
+                DeviceProgram(worker.name, state, list(self._with_data(Binder(model, state, shared), mine)))
+            )
         self.runner = PassRunner(programs, shared, b.collectives)
         self.parts = [torch.zeros(rows * WIDEST) for _ in workers]  # what the devices' parts should be
 
