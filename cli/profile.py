@@ -15,7 +15,8 @@ from .output import Progress, emit, note, print_tables
 def command(devices: tuple[str, ...], quick: bool, output: str, as_json: bool) -> None:
     """Measure devices: what each computes, reads and exchanges, alone and beside the others.
 
-    Without --device, all cores of this process are one device. Nothing else should be running meanwhile.
+    Without --device, all GPUs are devices, and all cores of this process are one. Nothing else should be running
+    meanwhile.
 
     \b
     tpplan profile --device cpu:0 --device cpu:1

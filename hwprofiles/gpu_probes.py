@@ -44,8 +44,24 @@ CONTEXTS, QUICK_CONTEXTS = (64, 512, 2048, 8192), (64, 512, 4096)
 EPS = 1e-5
 
 
-def gpu_probes(quick: bool) -> Iterator[Probe]:
-    """All compute probes of one GPU device."""
+def gpu_probes(quick: bool, most_bytes: int) -> Iterator[Probe]:
+    """All compute probes of one GPU device, without products whose weight exceeds `most_bytes`."""
+    yield from (probe for probe in _products(quick) if _weight_bytes(probe) <= most_bytes)
+    for rows in (1, 256):
+        for op, widths in WIDTHS.items():
+            yield from (_small(op, rows, wide) for wide in widths if rows == 1 or op != "argmax")
+    for heads in QUICK_HEADS if quick else HEADS:
+        for context in QUICK_CONTEXTS if quick else CONTEXTS:
+            for form in DTYPES:
+                if form == "bfloat16" or (heads in QUICK_HEADS and context <= 2048):
+                    yield from (_attention(rows, *heads, context, form) for rows in (1, 256) if rows <= context)
+
+
+def _weight_bytes(probe: Probe) -> int:
+    return probe.in_features * probe.out_features * DTYPES[probe.format].itemsize
+
+
+def _products(quick: bool) -> Iterator[Probe]:
     for shape in QUICK_SHAPES if quick else SHAPES:
         yield _few_rows(1, *shape, "bfloat16")
     for shape in FLOAT32_SHAPES:
@@ -56,14 +72,6 @@ def gpu_probes(quick: bool) -> Iterator[Probe]:
     for rows in (32, 256) if quick else (32, 128, 256):
         for form, shapes in (("bfloat16", BATCH_SHAPES), ("float32", FLOAT32_BATCH_SHAPES)):
             yield from (_many_rows(rows, *shape, form) for shape in shapes)  # type: ignore[arg-type]
-    for rows in (1, 256):
-        for op, widths in WIDTHS.items():
-            yield from (_small(op, rows, wide) for wide in widths if rows == 1 or op != "argmax")
-    for heads in QUICK_HEADS if quick else HEADS:
-        for context in QUICK_CONTEXTS if quick else CONTEXTS:
-            for form in DTYPES:
-                if form == "bfloat16" or (heads in QUICK_HEADS and context <= 2048):
-                    yield from (_attention(rows, *heads, context, form) for rows in (1, 256) if rows <= context)
 
 
 def _few_rows(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:

@@ -36,15 +36,33 @@ MOST_CALLS = 4000
 
 
 def measure(specs: Sequence[str], quick: bool, progress: Progress, note: Note = lambda line: None) -> HardwareProfile:
-    """The profile of devices `specs`, all cores as one when empty. ValueError for devices this machine does not have.
+    """The profile of devices `specs`; when empty, of all GPUs that can be used, and all cores as one device. ValueError
+    for devices this machine does not have.
 
     `progress(what, share)` is called along the way, `share` from 0 to 1; `note` with lines that a user should read.
     """
-    names = numbered(list(specs) or ["cpu"])
+    names = numbered(list(specs) or [*usable_gpus(note), "cpu"])
     check_names(names)
     free_bytes = available_bytes()
     with _opened(names) as box:
         return _measure(box, quick, free_bytes, progress, note)
+
+
+def usable_gpus(note: Note) -> list[str]:
+    """`cuda:0` and so on; `note` is told why others are left out."""
+    import torch
+
+    from ..executor.gpu.requirements import check_gpu, free_bytes
+
+    names = []
+    for index in range(torch.cuda.device_count()):
+        try:
+            check_gpu(index)
+            free_bytes(index)
+            names.append(f"cuda:{index}")
+        except ValueError as error:
+            note(f"cuda:{index} is left out: {error}")
+    return names
 
 
 @dataclass
@@ -95,7 +113,7 @@ def _measure(box: Box, quick: bool, free_bytes: int, progress: Progress, note: N
     overhead_s = _overhead_s(box.benches)
     ops = _compute_points(box, quick, progress)
     progress("push, pull and rendezvous through host memory", 0.9)
-    gpu = _gpu_figures(box, quick, note)
+    gpu = _gpu_figures(box, quick, note) if box.gpus else None
     flag_s = _flag_s(box, gpu)
     for at, points in _exchange_points(box, quick, flag_s, gpu).items():
         ops[at] += points
@@ -164,7 +182,7 @@ def _probes(box: Box, quick: bool) -> list[list[Probe]]:
         from .gpu_probes import gpu_probes
 
         for at in box.gpus:
-            found[at] = list(gpu_probes(quick))
+            found[at] = list(gpu_probes(quick, box.benches[at].pool.nbytes))
     return found
 
 
@@ -225,16 +243,14 @@ def _calls(budget_s: float, trial_s: float) -> int:
     return int(min(MOST_CALLS, max(3, budget_s / trial_s)))
 
 
-def _gpu_figures(box: Box, quick: bool, note: Note) -> GpuFigures | None:
-    if not box.gpus:
-        return None
+def _gpu_figures(box: Box, quick: bool, note: Note) -> GpuFigures:
     from .gpu_measure import gpu_figures
 
-    return gpu_figures(box.of(box.gpus), len(box.benches), quick, note)
+    return gpu_figures(box.benches, box.of(box.gpus), quick, note)
 
 
 def _flag_s(box: Box, gpu: GpuFigures | None) -> float:
-    """The slower of a word's way between CPUs and between GPUs; 0 for one device."""
+    """The slowest of a flag's way between two CPUs, two GPUs, a GPU and a CPU; 0 for one device."""
     from_gpus = gpu.flag_s if gpu else 0.0
     if len(box.cpus) < 2:
         return from_gpus
@@ -244,13 +260,12 @@ def _flag_s(box: Box, gpu: GpuFigures | None) -> float:
 
 
 def _exchange_points(box: Box, quick: bool, flag_s: float, gpu: GpuFigures | None) -> dict[int, list[OpPoint]]:
-    """By device, among those of its kind."""
-    found = dict(zip(box.gpus, gpu.points, strict=True)) if gpu else {}
-    if box.cpus:
-        from .cpu_measure import exchange_points
+    """By device. CPUs beside GPUs speak the GPUs' words."""
+    if gpu:
+        return dict(enumerate(gpu.points))
+    from .cpu_measure import exchange_points
 
-        found |= zip(box.cpus, exchange_points(box.of(box.cpus), quick, flag_s), strict=True)
-    return found
+    return dict(enumerate(exchange_points(box.benches, quick, flag_s)))
 
 
 class Rates(NamedTuple):
