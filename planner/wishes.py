@@ -24,11 +24,10 @@ MAX_CACHED = 1 << 44  # keys, and as many values: more than fits any machine, an
 def completed(request: Request, model: ModelSpec, profile: HardwareProfile) -> Request:
     """`request` with the number formats that it leaves open."""
     gpus = any(device.kind == "cuda" for device in profile.devices)
-    return msgspec.structs.replace(
-        request,
-        dtype=request.dtype or native_dtype(model, gpus),
-        cache_dtype=request.cache_dtype or ("bfloat16" if gpus else "float32"),
-    )
+    dtype = request.dtype or native_dtype(model, gpus)
+    short = gpus and dtype != "float32"
+    cache_dtype = request.cache_dtype or ("bfloat16" if short else "float32")
+    return msgspec.structs.replace(request, dtype=dtype, cache_dtype=cache_dtype)
 
 
 def pricer_of(request: Request, model: ModelSpec, profile: HardwareProfile) -> Pricer:
