@@ -24,7 +24,7 @@ import torch
 from gpu_decode import PROMPT, Rig, check, copy_bytes_per_s, split_by, weight_bytes
 
 from tpplan.executor.gpu.devices import GpuDevices, open_devices
-from tpplan.hwprofiles.device_names import gpu_of
+from tpplan.hwprofiles.device_names import gpu_of, numbered
 from tpplan.kernels.gpu.bulk import Bulk, new_bulk_slots
 from tpplan.kernels.gpu.exchange import Exchange
 from tpplan.kernels.gpu.handover import advance
@@ -250,6 +250,8 @@ def plans(model: ModelSpec, names: Sequence[str], context: int) -> dict[str, tup
     speeds = [sms(name) for name in names]
     made = {"even": split_by(model, [1.0] * len(names)), "layers": layer_split(model, speeds)}
     try:
+        import ortools  # noqa: F401  what solve will want
+
         from tpplan.hwprofiles.measure import measure
         from tpplan.planner.price import Pricer
         from tpplan.planner.request import Request
@@ -267,7 +269,7 @@ def plans(model: ModelSpec, names: Sequence[str], context: int) -> dict[str, tup
 
 def decode(model: ModelSpec, rig: str, context: int, copy: float) -> list[str]:
     """Correctness, then decode and prefill of every split on a rig."""
-    names = rig.split("+")
+    names = numbered(rig.split("+"))
     small = msgspec.structs.replace(model, layers=2, windows=model.windows[:2])
     splits = plans(model, names, context) if len(names) > 1 else {"alone": (split_by(model, [1.0]), 0.0)}
     lines = []
@@ -311,7 +313,7 @@ def main() -> None:
     copy = copy_bytes_per_s()
     lines = [f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}: copy {copy / 1e12:.2f} TB/s"]
     for pair in arguments.pair:
-        with open_devices(pair.split("+")) as devices:
+        with open_devices(numbered(pair.split("+"))) as devices:
             lines += [f"-- {pair}", *links(devices), *collectives(devices)]
         print("\n".join(lines), flush=True)
     for rig in arguments.rig:

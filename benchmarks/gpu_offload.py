@@ -47,6 +47,8 @@ def by_layers(model: ModelSpec, held: float) -> Split:
 def planned(model: ModelSpec, names: list[str], cap_bytes: int, context: int) -> tuple[Split, float] | None:
     """The solver's split, and the seconds a token that it expects; None without OR-Tools."""
     try:
+        import ortools  # noqa: F401  what solve will want
+
         from tpplan.hwprofiles.measure import measure
         from tpplan.planner.request import Request
         from tpplan.planner.solve import solve
