@@ -13,7 +13,7 @@ from ..hwprofiles.profile import HardwareProfile
 from ..hwprofiles.storage import FIX, check_profile
 from .config_fields import checked
 from .model_spec import ModelSpec
-from .plan import BlockPlan, Dtype, Split, Workload, distinct_layers, size
+from .plan import GPU_PREFILL_CHUNK, BlockPlan, Dtype, Split, Workload, distinct_layers, size
 from .price import Pricer
 from .request import Request
 from .weight_formats import check_dtype, mlp_unit, native_dtype
@@ -27,7 +27,10 @@ def completed(request: Request, model: ModelSpec, profile: HardwareProfile) -> R
     dtype = request.dtype or native_dtype(model, gpus)
     short = gpus and dtype != "float32"
     cache_dtype = request.cache_dtype or ("bfloat16" if short else "float32")
-    return msgspec.structs.replace(request, dtype=dtype, cache_dtype=cache_dtype)
+    workload = request.workload
+    if all(device.kind == "cuda" for device in profile.devices):
+        workload = msgspec.structs.replace(workload, prefill_chunk=GPU_PREFILL_CHUNK)
+    return msgspec.structs.replace(request, dtype=dtype, cache_dtype=cache_dtype, workload=workload)
 
 
 def pricer_of(request: Request, model: ModelSpec, profile: HardwareProfile) -> Pricer:

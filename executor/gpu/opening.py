@@ -54,7 +54,8 @@ def open_with_gpus(
 
     loader = GpuLoader(
         model, plan.split, devices, files_of, DTYPES[plan.dtype], plan.workload.context, logits,
-        PATIENCE_WITH_CPUS_MS if cpus else PATIENCE_MS, cpus, DTYPES[plan.cache_dtype], progress,
+        PATIENCE_WITH_CPUS_MS if cpus else PATIENCE_MS, plan.workload.chunk_rows, cpus, DTYPES[plan.cache_dtype],
+        progress,
     )  # fmt: skip
     try:
         runners = loader.load()
