@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -19,9 +20,11 @@ from gpu_models import RandomWeights, unsplit_logits
 
 from tpplan.executor.gpu.devices import open_devices
 from tpplan.executor.gpu.loading import GpuLoader
+from tpplan.executor.opening import start_worker
+from tpplan.hwprofiles.device_names import is_gpu
 from tpplan.planner.hf_config import spec_from_config
 from tpplan.planner.model_spec import ModelSpec
-from tpplan.planner.plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split
+from tpplan.planner.plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split, devices_used
 from tpplan.planner.units import Units, proportional
 
 PROMPT = 512
@@ -64,16 +67,20 @@ def copy_bytes_per_s() -> float:
 
 
 class Rig:
-    """A model split over devices, loaded with random weights."""
+    """A model split over devices, GPUs and CPUs, loaded with random weights."""
 
     def __init__(self, model: ModelSpec, names: Sequence[str], split: Split, context: int) -> None:
-        self.model, self.devices = model, open_devices(names)
-        self.logits = torch.zeros(model.vocab)
-        places = {d: device.place for d, device in enumerate(self.devices)}
-        by_number = dict(enumerate(self.devices))
+        self.model, self.logits, self.held = model, torch.zeros(model.vocab), ExitStack()
+        busy = devices_used(split)
+        on_gpus = [d for d in busy if is_gpu(names[d])]
+        opened = self.held.enter_context(open_devices([names[d] for d in on_gpus]))
+        devices = dict(zip(on_gpus, opened, strict=True))
+        cpus = {d: start_worker(names[d], self.held) for d in busy if d not in devices}
+        places = {d: devices[d].place if d in devices else torch.device("cuda", 0) for d in busy}
         loader = GpuLoader(
-            model, split, by_number, lambda d: RandomWeights(model, places[d]), torch.bfloat16, context, self.logits
-        )
+            model, split, devices, lambda d: RandomWeights(model, places[d]), torch.bfloat16, context, self.logits,
+            limit_ms=20_000 if cpus else 5_000, cpus=cpus, cpu_cache=torch.bfloat16,
+        )  # fmt: skip
         started = time.perf_counter()
         self.runners = loader.load()
         self.load_s = time.perf_counter() - started
@@ -94,14 +101,14 @@ class Rig:
 
     def decode_s(self, position: int, steps: int) -> float:
         """Seconds a token, in the middle of a run of `steps`."""
-        ends = []
+        ends, skipped = [], min(8, steps // 2)
         for _ in self.runners["decode"].decode(1, position, steps):
             ends.append(time.perf_counter())
-        return (ends[-1] - ends[8]) / (len(ends) - 9)
+        return (ends[-1] - ends[skipped]) / (len(ends) - 1 - skipped)
 
     def close(self) -> None:
         self.runners["decode"].abort()
-        self.devices.close()
+        self.held.close()
         self.runners["decode"].host.memory.close()
         del self.runners
         torch.cuda.empty_cache()

@@ -6,7 +6,8 @@ Knows the screen. Knows nothing of what is shown.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ..hwprofiles.units import Table
@@ -26,6 +27,21 @@ def emit(value: Any) -> None:
 def note(text: str) -> None:
     """Prints a line on stderr."""
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def loading_bar(total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while weights load, told bytes as they come from any thread; nothing where nobody watches."""
+    if not sys.stderr.isatty():
+        yield lambda loaded_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = TextColumn("loading"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total_bytes)
+        yield lambda loaded_bytes: bar.advance(task, loaded_bytes)
 
 
 def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import utf8
-from .output import emit, note, print_tables
+from .output import emit, loading_bar, note, print_tables
 
 if TYPE_CHECKING:
     from ..executor.session import Generation
@@ -81,7 +81,9 @@ def _generate(
     tokenizer = load_tokenizer(model_path, figures.model.vocab)
     prompt_ids = _prompt_ids(tokenizer, prompt, raw)
     stream = tokenizer.stream()
-    with Session.open(figures.plan, figures.model, model_path) as session:
+    with loading_bar(figures.weight_bytes) as progress:
+        session = Session.open(figures.plan, figures.model, model_path, progress)
+    with session:
         session.trace = Trace(session.plan.devices) if trace else None
         on_token = (lambda token: None) if as_json else (lambda token: _show(stream.push(token)))
         result = session.generate(prompt_ids, max_new_tokens, sampler, tokenizer.stop_ids, on_token)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..hwprofiles.profile import HardwareProfile
 from ..hwprofiles.storage import load_profile
 from ..hwprofiles.units import Table, duration
+from ..planner.memory import device_bytes
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import Plan, Predicted, Workload, devices_used
 from ..planner.price import Pricer
@@ -36,6 +37,12 @@ class Figures:
             self.profile = profile
         else:
             self.profile_note = f"{profile_path} is not the profile that the plan was made from; {work}"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all devices together."""
+        held = device_bytes(self.model, self.plan.split, self.plan.workload, self.plan.dtype, self.plan.cache_dtype)
+        return sum(each.weights for each in held)
 
     def predicted(self, prompt_tokens: int, new_tokens: int) -> Predicted:
         """For one sequence of this very length, or the plan's workload where the profile is missing."""

@@ -16,7 +16,7 @@ from ..kernels.staging import Staging
 from ..kernels.worker import Worker
 from ..planner.layer_graph import device_steps
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import PREFILL_CHUNK, Phase, Plan
+from ..planner.plan import Phase, Plan
 from ..planner.steps import Kind, Step
 from .pass_runner import DeviceProgram, PassRunner
 from .phases import phase_steps, steps_of_any_phase
@@ -59,7 +59,7 @@ def load(
     of weights as they come. Of several devices' errors the first is raised, once all have ended.
     """
     steps, context = phase_steps(model, plan.split), plan.workload.context
-    rows, devices = min(PREFILL_CHUNK, context), len(plan.devices)
+    rows, devices = plan.workload.chunk_rows, len(plan.devices)
     shared = Staging([rows * width for width in slot_widths(steps, model.hidden, devices)])
     ropes = rope_tables(model.rope, model.head_dim, context)
 
@@ -67,7 +67,7 @@ def load(
         mine = steps_of_any_phase(steps, device)
         shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device, progress=progress).read_all(mine)
         cache_dtype = DTYPES[plan.cache_dtype]
-        return DeviceState(workers[device], device, model, mine, shards, ropes, logits, cache_dtype)
+        return DeviceState(workers[device], device, model, mine, shards, ropes, logits, rows, cache_dtype)
 
     states = list(all_at_once(workers, state_of).values())
     decode = _runner(plan, model, states, steps["decode"], shared)

@@ -17,7 +17,7 @@ import torch
 
 from ..hwprofiles.device_names import is_gpu
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Phase, Plan
+from ..planner.plan import DTYPE_BYTES, Phase, Plan
 from ..planner.steps import Kind
 from .gpu.requirements import check_torch, check_triton
 from .opening import open_on_cpus, refuse_what_cannot_run
@@ -136,9 +136,9 @@ class Session:
         return sampler(self.logits)
 
     def _prefill(self, prompt_ids: Sequence[int], sampler: Sampler) -> int:
-        token = -1
-        for begin in range(0, len(prompt_ids), PREFILL_CHUNK):
-            chunk = prompt_ids[begin : begin + PREFILL_CHUNK]
+        token, rows = -1, self.plan.workload.chunk_rows
+        for begin in range(0, len(prompt_ids), rows):
+            chunk = prompt_ids[begin : begin + rows]
             last = begin + len(chunk) == len(prompt_ids)
             token = self.step(chunk, begin, sampler if last else None, "prefill")
         return token

@@ -16,7 +16,7 @@ import torch
 from ..kernels import staging
 from ..kernels.worker import Worker
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import PREFILL_CHUNK, kv_span, size
+from ..planner.plan import kv_span, size
 from ..planner.steps import Kind, Step
 from .weights import Key, Shard
 
@@ -41,7 +41,7 @@ def buffer_widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:
 class DeviceState:
     """Made on the device's own thread, so that memory is touched first where it is used.
 
-    `steps`: all that it will run, in any phase, none twice.
+    `steps`: all that it will run, in any phase, none twice; `rows`: of its largest pass.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class DeviceState:
         shards: dict[Key, Shard],
         ropes: tuple[torch.Tensor, torch.Tensor],
         logits: torch.Tensor,
+        rows: int,
         cache_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.worker, self.device, self.shards = worker, device, shards
@@ -66,7 +67,6 @@ class DeviceState:
             if step.kind is Kind.ROPE
         }
         self.scores = torch.zeros(worker.lanes, capacity)
-        rows = min(PREFILL_CHUNK, capacity)
         self.token_words = np.zeros(rows, dtype=np.int64)
         self.best_id, self.best_logit = torch.zeros(1, dtype=torch.int64), torch.zeros(1)
         self.buffers = {name: torch.zeros(rows * wide) for name, wide in buffer_widths(steps, model.hidden).items()}

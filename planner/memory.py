@@ -12,7 +12,6 @@ from .layer_graph import scale_table_bytes
 from .model_spec import ModelSpec
 from .plan import (
     DTYPE_BYTES,
-    PREFILL_CHUNK,
     BlockPlan,
     CacheDtype,
     Dtype,
@@ -56,7 +55,7 @@ class Sizes:
     @property
     def rows(self) -> int:
         """Rows of the largest pass."""
-        return max(min(PREFILL_CHUNK, self.workload.context), self.workload.batch)
+        return max(self.workload.chunk_rows, self.workload.batch)
 
     def matrix(self, weights: int) -> int:
         """A matrix, or the part of one, of so many weights."""

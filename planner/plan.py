@@ -14,7 +14,8 @@ SCHEMA_VERSION = 2
 MLP_UNIT = 32
 HIDDEN_UNIT = 32
 VOCAB_UNIT = 1024
-PREFILL_CHUNK = 256
+PREFILL_CHUNK = 256  # rows of a pass over a prompt where a CPU takes part, and where nothing is said
+GPU_PREFILL_CHUNK = 512  # enough for a GPU to be busy with sums rather than with reading weights
 
 Range = tuple[int, int]
 Strategy = Literal["row", "column"]
@@ -95,12 +96,21 @@ def devices_used(split: Split) -> set[int]:
 
 
 class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the plan is best for: tokens per sequence, sequences at once, and the context the KV cache must hold."""
+    """What the plan is best for: tokens per sequence, sequences at once, and the context the KV cache must hold.
+
+    `prefill_chunk`: tokens of a prompt that are taken at once.
+    """
 
     prompt_tokens: int = 512
     new_tokens: int = 128
     batch: int = 1
     context: int = 4096
+    prefill_chunk: int = PREFILL_CHUNK
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of the largest pass over a prompt."""
+        return min(self.prefill_chunk, self.context)
 
 
 class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ import msgspec
 from ..hwprofiles.profile import HardwareProfile
 from .cost import CostModel
 from .model_spec import ModelSpec
-from .plan import PREFILL_CHUNK, CacheDtype, Dtype, LayerPlan, Phase, Predicted, Split, Workload, devices_used
+from .plan import CacheDtype, Dtype, LayerPlan, Phase, Predicted, Split, Workload, devices_used
 from .stage_sums import StageSums
 from .weight_formats import group_size
 
@@ -31,16 +31,15 @@ class Chunk:
     logits: int
 
 
-def prefill_chunks(prompt_tokens: int) -> list[Chunk]:
-    """The passes of one prompt; many full chunks are priced in at most `CHUNK_GROUPS` groups at their mean context."""
-    full, rest = divmod(prompt_tokens, PREFILL_CHUNK)
-    last = rest or PREFILL_CHUNK
+def prefill_chunks(prompt_tokens: int, size: int) -> list[Chunk]:
+    """The passes of one prompt in chunks of `size`; many full ones are priced in at most `CHUNK_GROUPS` groups at their
+    mean context.
+    """
+    full, rest = divmod(prompt_tokens, size)
+    last = rest or size
     inner = full if rest else full - 1
     cuts = sorted({inner * i // CHUNK_GROUPS for i in range(CHUNK_GROUPS + 1)})
-    chunks = [
-        Chunk(PREFILL_CHUNK, (begin * PREFILL_CHUNK + end * PREFILL_CHUNK + 1) // 2, end - begin, 0)
-        for begin, end in pairwise(cuts)
-    ]
+    chunks = [Chunk(size, (begin * size + end * size + 1) // 2, end - begin, 0) for begin, end in pairwise(cuts)]
     return [*chunks, Chunk(last, (2 * prompt_tokens - last + 1) // 2, 1, 1)]
 
 
@@ -69,7 +68,7 @@ class Pricer:
 
     @cached_property
     def chunks(self) -> list[Chunk]:
-        return prefill_chunks(self.workload.prompt_tokens)
+        return prefill_chunks(self.workload.prompt_tokens, self.workload.prefill_chunk)
 
     def pass_s(self, split: Split, rows: int, context: int, logits: int = 1, phase: Phase = "decode") -> float:
         """One pass: the sum of its stages, plus the largest fixed cost of a device in use."""

@@ -14,7 +14,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`caps`: bytes by device name. Splits: KV heads or MLP columns per device, in profile order; None is solved.
 
     `dtype`, `cache_dtype`: None for what suits model and devices (`weight_formats.native_dtype`; the cache is short
-    where there are GPUs). `replicate_kv`: whether a device may hold part of the query heads of a KV head.
+    where there are GPUs, unless float32 was asked for). `replicate_kv`: whether a device may hold part of the query
+    heads of a KV head.
     """
 
     workload: Workload = Workload()

@@ -12,7 +12,7 @@ from ..hwprofiles.profile import HardwareProfile
 from .cost import CostModel
 from .layer_graph import pass_steps, step_edges
 from .model_spec import ModelSpec
-from .plan import PREFILL_CHUNK, Phase, Plan, Split
+from .plan import Phase, Plan, Split
 from .price import Chunk, Pricer, shortened
 from .schedule import Job, Ran, schedule
 from .sharing import Path
@@ -70,7 +70,7 @@ def shown_chunk(pricer: Pricer, phase: Phase) -> Chunk:
     """The pass that `simulate` plays."""
     if phase == "decode":
         return Chunk(pricer.workload.batch, pricer.decode_context, 1, pricer.workload.batch)
-    return next((c for c in reversed(pricer.chunks) if c.rows == PREFILL_CHUNK), pricer.chunks[-1])
+    return next((c for c in reversed(pricer.chunks) if c.rows == pricer.workload.prefill_chunk), pricer.chunks[-1])
 
 
 def shared_paths(profile: HardwareProfile, step: Step) -> tuple[Path, ...]:

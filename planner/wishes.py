@@ -13,7 +13,7 @@ from ..hwprofiles.profile import HardwareProfile
 from ..hwprofiles.storage import FIX, check_profile
 from .config_fields import checked
 from .model_spec import ModelSpec
-from .plan import BlockPlan, Dtype, Split, Workload, distinct_layers, size
+from .plan import GPU_PREFILL_CHUNK, BlockPlan, Dtype, Split, Workload, distinct_layers, size
 from .price import Pricer
 from .request import Request
 from .weight_formats import check_dtype, mlp_unit, native_dtype
@@ -24,11 +24,13 @@ MAX_CACHED = 1 << 44  # keys, and as many values: more than fits any machine, an
 def completed(request: Request, model: ModelSpec, profile: HardwareProfile) -> Request:
     """`request` with the number formats that it leaves open."""
     gpus = any(device.kind == "cuda" for device in profile.devices)
-    return msgspec.structs.replace(
-        request,
-        dtype=request.dtype or native_dtype(model, gpus),
-        cache_dtype=request.cache_dtype or ("bfloat16" if gpus else "float32"),
-    )
+    dtype = request.dtype or native_dtype(model, gpus)
+    short = gpus and dtype != "float32"
+    cache_dtype = request.cache_dtype or ("bfloat16" if short else "float32")
+    workload = request.workload
+    if all(device.kind == "cuda" for device in profile.devices):
+        workload = msgspec.structs.replace(workload, prefill_chunk=GPU_PREFILL_CHUNK)
+    return msgspec.structs.replace(request, dtype=dtype, cache_dtype=cache_dtype, workload=workload)
 
 
 def pricer_of(request: Request, model: ModelSpec, profile: HardwareProfile) -> Pricer:

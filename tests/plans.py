@@ -50,6 +50,7 @@ def plan_by_hand(
     dtype: str = "float32",
     context: int = 256,
     embedding: Sequence[int] | None = None,
+    chunk: int = 256,
 ) -> Plan:
     """The same split in every layer; column outputs follow the units."""
     layer = LayerPlan(
@@ -57,7 +58,7 @@ def plan_by_hand(
         block(mlp_strategy, mlp, outputs_like(mlp, model.hidden)),
     )
     split = Split(ranges(vocab if embedding is None else embedding), (layer,) * model.layers, ranges(vocab))
-    return plan_of(model, devices, split, dtype, context=context)
+    return plan_of(model, devices, split, dtype, context=context, chunk=chunk)
 
 
 def plan_of(
@@ -67,9 +68,10 @@ def plan_of(
     dtype: str = "float32",
     cache_dtype: str = "float32",
     context: int = 256,
+    chunk: int = 256,
 ) -> Plan:
     """A plan of any split, which promises nothing but its memory."""
-    workload = Workload(context=context)
+    workload = Workload(context=context, prefill_chunk=chunk)
     held = device_bytes(model, split, workload, dtype, cache_dtype)  # type: ignore[arg-type]
     return Plan(
         schema_version=SCHEMA_VERSION,

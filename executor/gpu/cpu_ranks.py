@@ -91,17 +91,18 @@ class CpuRanks:
         host: Tokens,
         ropes: tuple[torch.Tensor, torch.Tensor],
         logits: torch.Tensor,
+        rows: int,
         cache_dtype: torch.dtype,
     ) -> None:
         self.model, self.cpus, self.others, self.host, self.ropes = model, cpus, others, host, ropes
-        self.logits, self.cache_dtype, self.shared = logits, cache_dtype, SharedWords(host)
+        self.logits, self.rows, self.cache_dtype, self.shared = logits, rows, cache_dtype, SharedWords(host)
         self.states: dict[int, DeviceState] = {}
 
     def add(self, device: int, steps: list[Step], shards: dict[Key, Shard]) -> None:
         """On the device's own thread. `steps`: all that it will run, in any phase."""
         worker = self.cpus[device]
         self.states[device] = DeviceState(
-            worker, device, self.model, steps, shards, self.ropes, self.logits, self.cache_dtype
+            worker, device, self.model, steps, shards, self.ropes, self.logits, self.rows, self.cache_dtype
         )
 
     def runner(self, steps: list[Step], sites: dict[int, Site]) -> PassRunner:

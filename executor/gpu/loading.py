@@ -42,8 +42,9 @@ Sites = dict[Phase, dict[int, Site]]
 @dataclass
 class GpuLoader:
     """`devices`: by number in the plan, those that take part; `files_of`: how a device reads the checkpoint, called on
-    its thread; `limit_ms`: how long a device waits for another; `logits`: [vocab] on the host, for sampling; `cpus`:
-    threads and names of the CPU devices that take part, whose cache is in `cpu_cache`; `progress`: told bytes loaded.
+    its thread; `limit_ms`: how long a device waits for another; `rows`: of the largest pass; `logits`: [vocab] on the
+    host, for sampling; `cpus`: threads and names of the CPU devices that take part, whose cache is in `cpu_cache`;
+    `progress`: told bytes of weights as they come.
     """
 
     model: ModelSpec
@@ -54,6 +55,7 @@ class GpuLoader:
     context: int
     logits: torch.Tensor
     limit_ms: int = 5000
+    rows: int = PREFILL_CHUNK
     cpus: dict[int, Worker] = field(default_factory=dict)
     cpu_cache: torch.dtype = torch.float32
     progress: Callable[[int], None] = lambda loaded_bytes: None
@@ -72,7 +74,7 @@ class GpuLoader:
             first = sum(map(len, sites.values()))
             sites[phase] = make_sites(layout, self.steps[phase], first, self.model.hidden, self.residuals, self.form)
         widest = max((sum(site.widths) for each in sites.values() for site in each.values()), default=0)
-        slots = new_bulk_slots(layout, FEW_ROWS if self.cpus else PREFILL_CHUNK, max(widest, self.model.hidden))
+        slots = new_bulk_slots(layout, FEW_ROWS if self.cpus else self.rows, max(widest, self.model.hidden))
         heads, everyone = members(self.split.head), tuple(sorted(self.devices))
         handover, results = new_handover(layout, sum(map(len, sites.values())), heads, everyone), new_results(layout)
         memory = HostMemory(layout, [device.index for device in self.devices.values()])
@@ -91,7 +93,7 @@ class GpuLoader:
         workers |= self.cpus
         ropes = rope_tables(self.model.rope, self.model.head_dim, self.context)
         names = {d: device.name for d, device in self.devices.items()}
-        ranks = CpuRanks(self.model, self.cpus, names, tokens, ropes, self.logits, self.cpu_cache)
+        ranks = CpuRanks(self.model, self.cpus, names, tokens, ropes, self.logits, self.rows, self.cpu_cache)
         states: dict[int, GpuState] = {}
 
         def make_state(d: int) -> None:
@@ -101,7 +103,9 @@ class GpuLoader:
             else:
                 place = self.devices[d].place
                 shards = self._shards(d, mine, place)
-                states[d] = GpuState(d, place, self.model, mine, shards, Formats(self.form, self.form), ropes)
+                states[d] = GpuState(
+                    d, place, self.model, mine, shards, Formats(self.form, self.form), ropes, self.rows
+                )
 
         all_at_once(workers, make_state)
         runners: Runners = {}
@@ -109,7 +113,7 @@ class GpuLoader:
             bind = partial(self._program, phase, states, mine, slots, handover, tokens)
             programs = all_at_once({d: workers[d] for d in self.devices}, bind)
             cpus = ranks.runner(self.steps[phase], mine) if self.cpus else None
-            runners[phase] = GpuRunner(list(programs.values()), tokens, self.context, self.logits, cpus)
+            runners[phase] = GpuRunner(list(programs.values()), tokens, self.context, self.logits, self.rows, cpus)
         self._warm_up(runners, tokens)
         return {"decode": runners["decode"], "prefill": runners.get("prefill", runners["decode"])}
 
@@ -153,8 +157,7 @@ class GpuLoader:
         """Every size of every phase once, with all waits given up, then the graphs of decode, then all is forgotten."""
         programs = [program for runner in runners.values() for program in runner.programs]
         each = [runner.collectives for runner in runners.values() for _ in runner.programs]
-        most = FEW_ROWS if self.cpus else BUCKETS[-1]
-        sizes = [bucket for bucket in BUCKETS if bucket <= min(self.context, most)]
+        sizes = [bucket for bucket in BUCKETS if bucket <= (FEW_ROWS if self.cpus else self.rows)]
         tokens.memory.abort()
         for program, collectives in zip(programs, each, strict=True):
             program.worker.submit(partial(_launch_all, program, sizes, collectives)).result()

@@ -34,6 +34,11 @@ def open_with_gpus(
     """Ready runners by phase; what they hold is given back with `held`. ValueError, before anything is loaded, where a
     device is not here or has too little memory; or where memory runs out after all.
     """
+    if plan.cache_dtype != plan.dtype:
+        raise ValueError(
+            f"GPUs keep keys and values in the format of the weights, the plan has a {plan.cache_dtype} cache: run "
+            f"tpplan solve with --cache-dtype {plan.dtype}"
+        )
     busy = busy_devices(plan, model)
     on_gpus = [d for d in busy if is_gpu(plan.devices[d])]
     for d in set(busy) - set(on_gpus):
@@ -49,7 +54,8 @@ def open_with_gpus(
 
     loader = GpuLoader(
         model, plan.split, devices, files_of, DTYPES[plan.dtype], plan.workload.context, logits,
-        PATIENCE_WITH_CPUS_MS if cpus else PATIENCE_MS, cpus, DTYPES[plan.cache_dtype], progress,
+        PATIENCE_WITH_CPUS_MS if cpus else PATIENCE_MS, plan.workload.chunk_rows, cpus, DTYPES[plan.cache_dtype],
+        progress,
     )  # fmt: skip
     try:
         runners = loader.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Rows of a launch; fewer are padded, so that every kernel is loaded before any waits for a peer."""
 
 
@@ -14,6 +14,7 @@ def pieces(
     """(rows, bucket) of the passes that take `rows` tokens: one padded pass, or more where the cache has no room for
     padding behind the last token. `most`: rows of a pass; not `padded`: passes are full.
     """
+    most = max(b for b in BUCKETS if b <= most)
     while rows:
         bucket = next(b for b in BUCKETS if b >= min(rows, most))
         if position + bucket > capacity or not padded:

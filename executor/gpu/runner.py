@@ -117,8 +117,8 @@ class Goal:
 class GpuRunner:
     """The programs of one phase on all devices that take part, ready to run passes one after the other.
 
-    `cpus`: the CPU devices of the plan, None without. They take no padded rows, and no more at once than words carry,
-    and the host tells them every token.
+    `rows`: that the devices' buffers have room for. `cpus`: the CPU devices of the plan, None without. They take no
+    padded rows, and no more at once than words carry, and the host tells them every token.
     """
 
     def __init__(
@@ -127,16 +127,18 @@ class GpuRunner:
         host: Tokens,
         capacity: int,
         logits: torch.Tensor,
+        rows: int,
         cpus: PassRunner | None = None,
     ) -> None:
+        self.rows = rows
         self.programs, self.host, self.capacity, self._logits, self.cpus = programs, host, capacity, logits, cpus
         self.collectives = 1 + max((step.collective for p in programs for step in p.steps), default=-1)
         self.timed = False
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """Passes over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
-        at, together = 0, (FEW_ROWS, False) if self.cpus else ()
-        for taken, bucket in pieces(len(tokens), position, self.capacity, *together):
+        at, most = 0, FEW_ROWS if self.cpus else self.rows
+        for taken, bucket in pieces(len(tokens), position, self.capacity, most, padded=self.cpus is None):
             last = at + taken == len(tokens)
             self._pass(tokens[at : at + taken], bucket, position + at, logits and last)
             at += taken

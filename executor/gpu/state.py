@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ...planner.model_spec import ModelSpec
-from ...planner.plan import PREFILL_CHUNK, kv_span, size
+from ...planner.plan import kv_span, size
 from ...planner.steps import Kind, Step
 from ..weights import Key, Shard
 
@@ -27,7 +27,8 @@ class Formats:
 
 
 class GpuState:
-    """Made on the device's own thread and stream. `steps`: all that it will run, in any phase, none twice.
+    """Made on the device's own thread and stream. `steps`: all that it will run, in any phase, none twice; `rows`: of
+    its largest pass.
 
     `hidden`, `part`, `sums`: float32 [rows, hidden]; `scaled`, `qkv`, `mixed`, `activated`, `gathered`: in the format
     of the weights. `control`: int32, read by kernels, so that a captured graph never changes. `tokens`: int64 [rows].
@@ -42,11 +43,12 @@ class GpuState:
         shards: dict[Key, Shard],
         formats: Formats,
         ropes: tuple[torch.Tensor, torch.Tensor],
+        rows: int,
     ) -> None:
         self.device, self.place, self.model, self.formats, self.shards = device, place, model, formats, shards
         self.cos, self.sin = (table.to(place) for table in ropes)
         self.capacity = len(self.cos)
-        self.rows = min(PREFILL_CHUNK, self.capacity)
+        self.rows = rows
         self.cache = {step.layer: self._cache(step) for step in steps if step.kind is Kind.ROPE}
         self.buffers = {name: self._buffer(name, wide) for name, wide in _widths(steps, model.hidden).items()}
         self.control = torch.zeros(CONTROL_WORDS, dtype=torch.int32, device=place)

@@ -8,7 +8,6 @@ split.
 from __future__ import annotations
 
 from ...hwprofiles.units import binary_bytes
-from ..plan import PREFILL_CHUNK
 from .command import Export, numbering_notes, path_argument, visible
 from .losses import head_losses, losses
 from .placement import Placement, placement
@@ -25,7 +24,7 @@ def export(usage: Usage) -> Export:
     placed = placement(usage)
     _check(usage, placed)
     tokens = -(-usage.context * usage.batch // CACHE_PAGE) * CACHE_PAGE
-    work = ["-cs", str(tokens), "-ambs", str(usage.batch), "-chunk_size", str(PREFILL_CHUNK)]
+    work = ["-cs", str(tokens), "-ambs", str(usage.batch), "-chunk_size", str(usage.chunk)]
     script = ["python", "examples/chat.py", "-mode", "raw", "-m", path_argument(usage.model)]
     return Export(
         engine=NAME,

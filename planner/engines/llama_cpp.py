@@ -7,7 +7,6 @@ counted in give exactly those layers; `-ngl` takes the output layer first, then 
 
 from __future__ import annotations
 
-from ..plan import PREFILL_CHUNK
 from .command import Export, cores, numbering_notes, path_argument, visible
 from .losses import head_losses, losses
 from .placement import Placement, listed, placement
@@ -64,7 +63,7 @@ def split_flags(usage: Usage, placed: Placement, gpus: tuple[Device, ...], tenso
 
 def work_flags(usage: Usage) -> list[str]:
     """The context of all sequences together, how many there are, and the tokens of a prefill pass."""
-    return ["-c", str(usage.context * usage.batch), "-np", str(usage.batch), "-ub", str(PREFILL_CHUNK)]
+    return ["-c", str(usage.context * usage.batch), "-np", str(usage.batch), "-ub", str(usage.chunk)]
 
 
 def server_losses(usage: Usage, placed: Placement, gpus: tuple[Device, ...], name: str) -> list[str]:
@@ -86,7 +85,7 @@ def server_notes(usage: Usage, placed: Placement, gpus: tuple[Device, ...]) -> l
     if any(device.embedding for device in usage.devices if device.gpu):
         notes.append("the embedding table stays in host memory")
     if placed.gpus:
-        notes.append(f"-ub {PREFILL_CHUNK} is the plan's prefill chunk; larger is faster where memory allows")
+        notes.append(f"-ub {usage.chunk} is the plan's prefill chunk; larger is faster where memory allows")
     if placed.cpu_layers and placed.gpus:
         notes.append(
             "-ngl counts the output layer too; older builds count it last, and then keep one layer more on GPUs"

@@ -45,6 +45,7 @@ class Usage:
     cache_dtype: CacheDtype
     context: int
     batch: int
+    chunk: int
     heads: int
     kv_heads: int
     devices: tuple[Device, ...]
@@ -82,6 +83,7 @@ def usage_of(plan: Plan, model: str) -> Usage:
         cache_dtype=plan.cache_dtype,
         context=plan.workload.context,
         batch=plan.workload.batch,
+        chunk=plan.workload.prefill_chunk,
         heads=heads,
         kv_heads=heads // group,
         devices=tuple(_device(plan, at, spots[at[0]]) for at in merged),

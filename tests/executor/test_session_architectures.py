@@ -145,12 +145,11 @@ def test_three_devices(
     assert_same_numbers(plan, path, "qwen3")
 
 
-def test_chunked_prefill(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_prefill(checkpoints: dict[str, Path]) -> None:
     """A prompt prefilled in chunks of 7 gives the same logits as one pass, sliding window included."""
-    monkeypatch.setattr("tpplan.executor.session.PREFILL_CHUNK", 7)
     for variant in ("mistral window", "qwen2 window", "llama"):
         path = checkpoints[variant]
-        plan = plan_by_hand(load_model(path), PAIR, (1, 2), (128, 64), (1024, 1280), "row", "column")
+        plan = plan_by_hand(load_model(path), PAIR, (1, 2), (128, 64), (1024, 1280), "row", "column", chunk=7)
         assert_same_numbers(plan, path, variant)
 
 

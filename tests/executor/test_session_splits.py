@@ -157,38 +157,37 @@ def test_weights_and_caches_are_held_once(checkpoints: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(36))
-def test_random_mixtures(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_random_mixtures(checkpoints: dict[str, Path], seed: int) -> None:
     """Layers of any kind beside each other, on two or three devices, prompts in chunks, some of them of one row."""
     variant = list(VARIANTS)[seed % len(VARIANTS)]
     path = checkpoints[variant]
     model, devices = load_model(path), TRIO if seed % 3 else PAIR
-    monkeypatch.setattr("tpplan.executor.session.PREFILL_CHUNK", (256, 7, 19)[seed % 3])
-    assert_same_numbers(plan_of(model, devices, random_split(model, len(devices), seed)), path, variant)
+    plan = plan_of(model, devices, random_split(model, len(devices), seed), chunk=(256, 7, 19)[seed % 3])
+    assert_same_numbers(plan, path, variant)
 
 
 @pytest.mark.parametrize("seed", range(100, 108))
-def test_bfloat16_cache(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_bfloat16_cache(checkpoints: dict[str, Path], seed: int) -> None:
     """K and V rounded to bfloat16, all else float32: twenty times closer to the unsplit model that rounds them than
     rounding moves it, prefilled in chunks and decoded."""
     variant = list(VARIANTS)[seed % len(VARIANTS)]
     path = checkpoints[variant]
     model = load_model(path)
-    monkeypatch.setattr("tpplan.executor.session.PREFILL_CHUNK", (256, 7, 19)[seed % 3])
-    plan = plan_of(model, TRIO, random_split(model, 3, seed), cache_dtype="bfloat16")
+    chunk = (256, 7, 19)[seed % 3]
+    plan = plan_of(model, TRIO, random_split(model, 3, seed), cache_dtype="bfloat16", chunk=chunk)
     want, got = expected(variant, "bfloat16"), logits_of(plan, path, IDS, PROMPT)
     moved = (want - expected(variant)).abs().max()
     assert (got - want).abs().max() <= moved / 20, describe(plan.split)
 
 
-def test_phases_alternate_under_stress(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phases_alternate_under_stress(checkpoints: dict[str, Path]) -> None:
     """Three devices on at most two cores generate again and again, summing one way in prefill and another in decode."""
-    monkeypatch.setattr("tpplan.executor.session.PREFILL_CHUNK", 5)
     path = checkpoints["norms"]
     model = load_model(path)
-    with Session.open(plan_of(model, TRIO[:1], random_split(model, 1, 0)), model, path) as alone:
+    with Session.open(plan_of(model, TRIO[:1], random_split(model, 1, 0), chunk=5), model, path) as alone:
         want = [alone.generate(IDS[:length], 12, Sampler()).token_ids for length in range(1, 13)]
     for split in (summed(model, "another device", "uneven"), random_split(model, 3, 5)):
-        with Session.open(plan_of(model, TRIO, split), model, path) as session:
+        with Session.open(plan_of(model, TRIO, split, chunk=5), model, path) as session:
             for _ in range(3):
                 got = [session.generate(IDS[:length], 12, Sampler()).token_ids for length in range(1, 13)]
                 assert got == want

@@ -92,7 +92,7 @@ class Rig:
         programs = []
         for d, worker in enumerate(workers):
             mine = list(device_steps(b.steps, d))
-            state = DeviceState(worker, d, model, mine, {}, (angles, angles), torch.zeros(1))
+            state = DeviceState(worker, d, model, mine, {}, (angles, angles), torch.zeros(1), rows)
             programs.append(
                 DeviceProgram(worker.name, state, list(self._with_data(Binder(model, state, shared), mine)))
             )

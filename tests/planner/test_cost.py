@@ -179,7 +179,7 @@ def test_missing_figures_name_device_and_remedy() -> None:
 @given(st.integers(1, 100_000))
 def test_chunks_cover_the_prompt(prompt_tokens: int) -> None:
     """Chunks add up to the prompt, one makes logits, and the mean context is that of all rows, within rounding."""
-    chunks = prefill_chunks(prompt_tokens)
+    chunks = prefill_chunks(prompt_tokens, 256)
     assert sum(c.rows * c.count for c in chunks) == prompt_tokens
     assert [c.logits for c in chunks] == [False] * (len(chunks) - 1) + [True]
     attended = sum(c.rows * c.count * c.context for c in chunks)

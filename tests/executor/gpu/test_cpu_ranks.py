@@ -54,7 +54,7 @@ def runners(
     busy = [d for d in range(len(TRIO)) if steps_of_any_phase(steps, d)]
     workers = {d: start_worker(TRIO[d], held) for d in busy}
     ropes = rope_tables(model.rope, model.head_dim, context)
-    ranks = CpuRanks(model, workers, dict(enumerate(TRIO)), host, ropes, logits, torch.float32)
+    ranks = CpuRanks(model, workers, dict(enumerate(TRIO)), host, ropes, logits, FEW_ROWS, torch.float32)
     with open_weights(path, model) as files:
         for d in busy:
             mine = steps_of_any_phase(steps, d)

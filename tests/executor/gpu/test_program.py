@@ -58,7 +58,7 @@ class Devices:
         for d in range(len(split.head)):
             mine = steps_of_any_phase(steps, d)
             shards = ShardReader(weights, model, split, form, d).read_all(mine)
-            state = GpuState(d, HOST, model, mine, shards, Formats(form, form), ropes)
+            state = GpuState(d, HOST, model, mine, shards, Formats(form, form), ropes, 64)
             self.states.append(state)
             for phase in steps:
                 binder = GpuBinder(model, state, residuals, self.exchanges)

@@ -53,7 +53,7 @@ def program(split: Split, device: int, phase: str = "prefill") -> GpuProgram:
 
 def runner(*programs: GpuProgram) -> GpuRunner:
     layout = Layout(3)
-    return GpuRunner(programs, Tokens(HostMemory(layout), {}, layout.size_bytes), 512, torch.zeros(MODEL.vocab))
+    return GpuRunner(programs, Tokens(HostMemory(layout), {}, layout.size_bytes), 512, torch.zeros(MODEL.vocab), 256)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -100,7 +100,7 @@ def decoding(split: Split) -> tuple[GpuRunner, Replays]:
     made = program(split, 0, "decode")
     layout = Layout(1)
     results = layout.reserve(64 * 8)
-    ran = GpuRunner([made], Tokens(HostMemory(layout), {}, results), 512, torch.zeros(MODEL.vocab))
+    ran = GpuRunner([made], Tokens(HostMemory(layout), {}, results), 512, torch.zeros(MODEL.vocab), 256)
     made.graph = Replays(ran)  # type: ignore[assignment]
     return ran, made.graph  # type: ignore[return-value]
 
