@@ -26,8 +26,8 @@ FORMATS: dict[torch.dtype, Format] = {SHORT: "bfloat16", EXACT: "float32"}
 SIZES = [(1, 64), (1, 576), (1, 2048), (1, 4096), (1, 8192), (16, 4096)]  # rows, values a row
 EXACT_SIZES = [(1, 64), (1, 4096), (16, 4096)]
 QUICK_SIZES = [(1, 64), (1, 4096), (16, 4096)]
-BULK_SIZES, EXACT_BULK_SIZES = [(256, 576), (256, 4096), (256, 8192)], [(256, 4096)]
-QUICK_BULK_SIZES = [(256, 4096)]
+BULK_SIZES, EXACT_BULK_SIZES = [(256, 576), (256, 4096), (512, 8192)], [(512, 4096)]
+QUICK_BULK_SIZES = [(512, 4096)]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from .bench import Probe
 from .gpu_timing import GpuBench, Launch, start_difference, start_eager, start_graph
 from .profile import Format, Op
 
-FEW_ROWS = 16
+FEW_ROWS, CHUNK = 16, 512  # what the kernels of decode take at once; a prompt's chunk where all devices are GPUs
 CAPACITY = 8192
 DTYPES: dict[Format, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 SHAPES = [  # in, out: projections of models from 135M to 70B, whole and split
@@ -41,20 +41,22 @@ WIDTHS: dict[Op, list[int]] = {
 HEADS = [(1, 3, 64), (3, 9, 64), (1, 4, 128), (3, 12, 128), (8, 32, 128), (8, 64, 128)]  # KV heads, heads, head_dim
 QUICK_HEADS = [(3, 9, 64), (1, 4, 128), (8, 32, 128)]
 CONTEXTS, QUICK_CONTEXTS = (64, 512, 2048, 8192), (64, 512, 4096)
-EPS = 1e-5
+EPS, NORM_PARTS = 1e-5, 4
 
 
 def gpu_probes(quick: bool, most_bytes: int) -> Iterator[Probe]:
     """All compute probes of one GPU device, without products whose weight exceeds `most_bytes`."""
     yield from (probe for probe in _products(quick) if _weight_bytes(probe) <= most_bytes)
-    for rows in (1, 256):
+    for rows in (1, CHUNK):
         for op, widths in WIDTHS.items():
             yield from (_small(op, rows, wide) for wide in widths if rows == 1 or op != "argmax")
     for heads in QUICK_HEADS if quick else HEADS:
         for context in QUICK_CONTEXTS if quick else CONTEXTS:
             for form in DTYPES:
-                if form == "bfloat16" or (heads in QUICK_HEADS and context <= 2048):
-                    yield from (_attention(rows, *heads, context, form) for rows in (1, 256) if rows <= context)
+                exact = form == "float32"
+                if not exact or (heads in QUICK_HEADS and context <= 2048):
+                    many = [CHUNK] if context >= CHUNK and not (exact and context > CHUNK) else []
+                    yield from (_attention(rows, *heads, context, form) for rows in (1, *many))
 
 
 def _weight_bytes(probe: Probe) -> int:
@@ -69,7 +71,7 @@ def _products(quick: bool) -> Iterator[Probe]:
     for rows in (8,) if quick else (2, 8, 16):
         for form, shapes in (("bfloat16", BATCH_SHAPES), ("float32", FLOAT32_BATCH_SHAPES)):
             yield from (_few_rows(rows, *shape, form) for shape in shapes)  # type: ignore[arg-type]
-    for rows in (32, 256) if quick else (32, 128, 256):
+    for rows in (32, CHUNK) if quick else (32, 128, CHUNK):
         for form, shapes in (("bfloat16", BATCH_SHAPES), ("float32", FLOAT32_BATCH_SHAPES)):
             yield from (_many_rows(rows, *shape, form) for shape in shapes)  # type: ignore[arg-type]
 
@@ -81,9 +83,9 @@ def _few_rows(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
 
     def start(bench: GpuBench, calls: int) -> Future[list[float]]:
         def launches() -> list[Launch]:
-            x, out = bench.own(rows, wide_in, dtype=dtype) + 0.1, bench.own(rows, wide_out, dtype=dtype)
+            x, out = bench.buffer(rows, wide_in, dtype), bench.buffer(rows, wide_out, dtype)
             weights = [bench.cold(wide_out, wide_in, dtype=dtype) for _ in range(bench.distinct(step_bytes))]
-            return [lambda w=w: linear.linear(x, w, None, out) for w in weights]  # type: ignore[misc]
+            return [lambda w=w: linear.linear(x(), w, None, out()) for w in weights]  # type: ignore[misc]
 
         return start_graph(bench, ("linear", rows, wide_in, wide_out, form), launches, step_bytes, calls)
 
@@ -96,9 +98,9 @@ def _many_rows(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
 
     def start(bench: GpuBench, calls: int) -> Future[list[float]]:
         def launches() -> list[Launch]:
-            x, out = bench.own(rows, wide_in, dtype=dtype) + 0.1, bench.own(rows, wide_out, dtype=dtype)
+            x, out = bench.buffer(rows, wide_in, dtype), bench.buffer(rows, wide_out, dtype)
             weights = [bench.cold(wide_out, wide_in, dtype=dtype) for _ in range(8)]
-            return [lambda w=w: products.many_rows(x, w, None, out) for w in weights]  # type: ignore[misc]
+            return [lambda w=w: products.many_rows(x(), w, None, out()) for w in weights]  # type: ignore[misc]
 
         return start_eager(bench, launches, calls)
 
@@ -110,8 +112,8 @@ def _small(op: Op, rows: int, wide: int) -> Probe:
     width_in, width_out = {"swiglu": (2 * wide, wide), "argmax": (wide, 1)}.get(op, (wide, wide))
 
     def start(bench: GpuBench, calls: int) -> Future[list[float]]:
-        if rows <= FEW_ROWS and op in ("norm", "swiglu"):
-            return _FUSED[op](bench, rows, wide, calls)
+        if rows <= FEW_ROWS and op in _FUSED:
+            return _FUSED[op](bench, rows, wide)
 
         def launches() -> list[Launch]:
             return [_LAUNCHES[op](bench, rows, wide)] * FEW_ROWS
@@ -123,7 +125,7 @@ def _small(op: Op, rows: int, wide: int) -> Probe:
     return Probe(op, rows, width_in, width_out, start)
 
 
-def _fused_norm(bench: GpuBench, rows: int, wide: int, calls: int) -> Future[list[float]]:
+def _fused_norm(bench: GpuBench, rows: int, wide: int) -> Future[list[float]]:
     """What it adds to the product after it, which has twice as many outputs as inputs."""
     outputs = 2 * wide
     step_bytes = 2 * outputs * wide
@@ -135,10 +137,10 @@ def _fused_norm(bench: GpuBench, rows: int, wide: int, calls: int) -> Future[lis
         return [lambda w=w: linear.linear(x, w, None, out, *more) for w in weights]  # type: ignore[misc]
 
     both = (lambda: launches(True)), (lambda: launches(False))
-    return start_difference(bench, ("norm", rows, wide), *both, step_bytes, calls)
+    return start_difference(bench, ("norm", rows, wide), *both, step_bytes)
 
 
-def _fused_swiglu(bench: GpuBench, rows: int, wide: int, calls: int) -> Future[list[float]]:
+def _fused_swiglu(bench: GpuBench, rows: int, wide: int) -> Future[list[float]]:
     """What it adds to the product before it."""
     inputs = 1024
     step_bytes = 4 * wide * inputs
@@ -151,44 +153,44 @@ def _fused_swiglu(bench: GpuBench, rows: int, wide: int, calls: int) -> Future[l
         return [lambda w=w: run(x, w, None, out) for w in weights]  # type: ignore[misc]
 
     both = (lambda: launches(True)), (lambda: launches(False))
-    return start_difference(bench, ("swiglu", rows, wide), *both, step_bytes, calls)
+    return start_difference(bench, ("swiglu", rows, wide), *both, step_bytes)
 
 
 _FUSED = {"norm": _fused_norm, "swiglu": _fused_swiglu}
 
 
 def _norm(bench: GpuBench, rows: int, wide: int) -> Launch:
-    hidden, weight, out = bench.own(rows, wide) + 1.0, bench.own(wide), bench.own(rows, wide, dtype=torch.bfloat16)
-    return lambda: norm.norm(hidden, weight, EPS, out)
+    hidden, weight, out = bench.buffer(rows, wide), bench.own(wide), bench.buffer(rows, wide, torch.bfloat16)
+    return lambda: norm.norm(hidden(), weight, EPS, out())
 
 
 def _residual(bench: GpuBench, rows: int, wide: int) -> Launch:
     """With the norm after it where a device shares with nobody; exchanges are measured elsewhere."""
-    hidden, part, weight = bench.own(rows, wide), bench.own(rows, wide), bench.own(wide)
+    hidden, part, weight = bench.buffer(rows, wide), bench.buffer(rows, wide), bench.own(wide)
     if rows > FEW_ROWS:
-        return lambda: hidden.add_(part)
-    scaled, squares = bench.own(rows, wide, dtype=torch.bfloat16), bench.own(rows, 16)
-    return lambda: norm.scaled(hidden, weight, scaled, squares, part)
+        return lambda: hidden().add_(part())
+    scaled, squares = bench.buffer(rows, wide, torch.bfloat16), bench.own(rows, NORM_PARTS)
+    return lambda: norm.scaled(hidden(), weight, scaled(), squares, part())
 
 
 def _swiglu(bench: GpuBench, rows: int, wide: int) -> Launch:
-    both, out = (bench.own(rows, n, dtype=torch.bfloat16) for n in (2 * wide, wide))
-    return lambda: swiglu.swiglu(both, out)
+    both, out = bench.buffer(rows, 2 * wide, torch.bfloat16), bench.buffer(rows, wide, torch.bfloat16)
+    return lambda: swiglu.swiglu(both(), out())
 
 
 def _rope(bench: GpuBench, rows: int, wide: int) -> Launch:
     head_dim = 64 if wide < 2048 else 128
     kv_heads = max(1, wide // head_dim // 6)
-    qkv = bench.own(rows, wide, dtype=torch.bfloat16)
+    qkv = bench.buffer(rows, wide, torch.bfloat16)
     cos, sin = bench.own(CAPACITY, head_dim // 2), bench.own(CAPACITY, head_dim // 2)
     keys, values = bench.own(2, kv_heads, CAPACITY, head_dim, dtype=torch.bfloat16)
     control = bench.own(8, dtype=torch.int32)
-    return lambda: rope.rope(qkv, cos, sin, None, EPS, keys, values, control)
+    return lambda: rope.rope(qkv(), cos, sin, None, EPS, keys, values, control)
 
 
 def _embed(bench: GpuBench, rows: int, wide: int) -> Launch:
-    table, out, tokens = bench.cold(4096, wide), bench.own(rows, wide), torch.arange(rows, device=bench.device.place)
-    return lambda: embed.embed(tokens, table, 0, out)
+    table, out, tokens = bench.cold(4096, wide), bench.buffer(rows, wide), torch.arange(rows, device=bench.device.place)
+    return lambda: embed.embed(tokens, table, 0, out())
 
 
 def _argmax(bench: GpuBench, rows: int, wide: int) -> Launch:
@@ -211,16 +213,16 @@ def _attention(rows: int, kv_heads: int, heads: int, head_dim: int, context: int
         shape, capacity = (2, kv_heads, CAPACITY, head_dim), 2 * kv_heads * CAPACITY * head_dim * dtype.itemsize
         count = max(1, min(FEW_ROWS, bench.pool.nbytes // (2 * capacity)))
         caches = [bench.cold(*shape, dtype=dtype) for _ in range(count)]
-        q, out = (bench.own(rows, wide, dtype=dtype) for _ in range(2))
+        q, out = bench.buffer(rows, wide, dtype), bench.buffer(rows, wide, dtype)
         if rows > FEW_ROWS:
             return [
-                lambda c=c: attention.prefill(q, c[0], c[1], context - rows, 0, out, group, 0)  # type: ignore[misc]
+                lambda c=c: attention.prefill(q(), c[0], c[1], context - rows, 0, out(), group, 0)  # type: ignore[misc]
                 for c in caches
             ]
         control = torch.tensor([context - rows, 1, rows, 0], dtype=torch.int32, device=bench.device.place)
         scratch = attention.scratch(heads, head_dim, rows, kv_heads, bench.device.place)
         return [
-            lambda c=c: attention.decode(q, c[0], c[1], control, 0, out, group, 0, scratch)  # type: ignore[misc]
+            lambda c=c: attention.decode(q(), c[0], c[1], control, 0, out(), group, 0, scratch)  # type: ignore[misc]
             for c in caches
         ]
 

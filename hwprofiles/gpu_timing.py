@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from math import prod
 from statistics import median
 
@@ -20,6 +20,10 @@ from .bench import LIMIT_S
 POOL_BYTES = 1280 * 2**20
 COLD = 3  # times the L2 cache
 MOST_LAUNCHES, FEW_LAUNCHES = 192, 24
+DIFFERENCE_ROUNDS, COLD_ROUNDS = (
+    7,
+    12,
+)  # replays: of either graph of a difference, of one for which the cache is flushed
 MATRIX = 4096
 LEAST_S = 1e-8
 Launch = Callable[[], object]
@@ -63,6 +67,11 @@ class GpuBench:
         fit = max(1, self.pool.nbytes // max(step_bytes, 1))
         return min(fit, enough) if FEW_LAUNCHES < enough <= MOST_LAUNCHES else min(fit, FEW_LAUNCHES)
 
+    def buffer(self, rows: int, wide: int, dtype: torch.dtype = torch.float32) -> Callable[[], torch.Tensor]:
+        """Memory of its own as programs hold it: a view is made for each launch."""
+        flat = self.own(rows * wide, dtype=dtype) + 0.1
+        return lambda: flat[: rows * wide].view(rows, wide)
+
     def start_read(self, calls: int) -> Future[list[float]]:
         """Half of the pool, as float32."""
         half = self.pool[: self.pool.numel() // 2].view(torch.float32)
@@ -105,6 +114,7 @@ def start_graph(
         graph, each, cold = captured(bench, key, launches, step_bytes)
         bench.gate.wait(LIMIT_S)
         rounds = max(3, -(-calls // len(each)))
+        rounds = min(rounds, COLD_ROUNDS) if cold else rounds
         return [seconds / len(each) for seconds in replayed(bench, graph, rounds, cold)]
 
     return bench.worker.submit(run)
@@ -112,7 +122,7 @@ def start_graph(
 
 def start_difference(
     bench: GpuBench, key: object, more: Callable[[], Sequence[Launch]], less: Callable[[], Sequence[Launch]],
-    step_bytes: int, calls: int,
+    step_bytes: int,
 ) -> Future[list[float]]:  # fmt: skip
     """What a launch of `more` takes beyond one of `less`, or next to nothing: the price of what is fused."""
 
@@ -120,8 +130,7 @@ def start_difference(
         graphs = [captured(bench, (key, which), each, step_bytes) for which, each in (("+", more), ("-", less))]
         bench.gate.wait(LIMIT_S)
         count = len(graphs[0][1])
-        rounds = max(5, -(-calls // count))
-        longer, shorter = (replayed(bench, graph, rounds, cold) for graph, _, cold in graphs)
+        longer, shorter = (replayed(bench, graph, DIFFERENCE_ROUNDS, cold) for graph, _, cold in graphs)
         return [max((median(longer) - median(shorter)) / count, LEAST_S)]
 
     return bench.worker.submit(run)
@@ -131,7 +140,7 @@ def captured(
     bench: GpuBench, key: object, launches: Callable[[], Sequence[Launch]], step_bytes: int
 ) -> tuple[torch.cuda.CUDAGraph, Sequence[Launch], bool]:
     """On the device's thread: the graph, its launches, which hold what it reads and writes, and whether the cache must
-    be overwritten before a replay.
+    be overwritten before a replay: where weights are read, but fewer than would push out all others.
     """
     if key not in bench.graphs:
         each = launches()
@@ -141,7 +150,7 @@ def captured(
         with torch.cuda.graph(graph, stream=bench.worker.stream, capture_error_mode="thread_local"):
             for launch in each:
                 launch()
-        bench.graphs[key] = graph, each, len(each) * step_bytes < bench.flushed.nbytes
+        bench.graphs[key] = graph, each, 0 < len(each) * step_bytes < bench.flushed.nbytes
     return bench.graphs[key]
 
 
@@ -162,7 +171,7 @@ def replayed(bench: GpuBench, graph: torch.cuda.CUDAGraph, times: int, cold: boo
 
 def start_eager(bench: GpuBench, launches: Callable[[], Sequence[Launch]], calls: int) -> Future[list[float]]:
     """Launches one after the other, as prefill does them: the time of the host counts where it is the longer one. The
-    future holds seconds of a launch, one a round over all of them; the host runs ahead, so a round hides its hiccups.
+    future holds seconds of a launch, one a round over some of them; the host runs ahead, so a round hides its hiccups.
     """
 
     def run() -> list[float]:
@@ -170,13 +179,15 @@ def start_eager(bench: GpuBench, launches: Callable[[], Sequence[Launch]], calls
         each[0]()
         bench.worker.stream.synchronize()
         bench.gate.wait(LIMIT_S)
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(max(3, -(-calls // len(each))) + 1)]
+        length = min(len(each), -(-calls // 3))
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(max(3, -(-calls // length)) + 1)]
+        turns = cycle(each)
         events[0].record()
         for event in events[1:]:
-            for launch in each:
+            for launch in islice(turns, length):
                 launch()
             event.record()
         bench.worker.stream.synchronize()
-        return [a.elapsed_time(b) * 1e-3 / len(each) for a, b in pairwise(events)]
+        return [a.elapsed_time(b) * 1e-3 / length for a, b in pairwise(events)]
 
     return bench.worker.submit(run)

@@ -43,7 +43,7 @@ LLAMA_70B = {"hidden": 8192, "heads": 64, "kv_heads": 8, "head_dim": 128, "mlp":
 def test_every_kind_is_measured(quick: bool) -> None:
     """Probes and exchanges together measure every kind of step there is, for one row and a chunk of a prompt."""
     every = list(gpu_probes.gpu_probes(quick, EVERY))
-    for rows in (1, 256):
+    for rows in (1, 512):
         measured = {probe.op for probe in every if probe.rows == rows} | {"push", "pull"}
         assert set(get_args(Op)) - measured <= ({"argmax"} if rows > 1 else set())
     assert {probe.format for probe in every if probe.op == "linear"} == {"float32", "bfloat16"}
@@ -70,7 +70,7 @@ def shared_out(model: ModelSpec, devices: int) -> Split:
 
 @pytest.mark.parametrize("shape", [LLAMA_8B, LLAMA_70B])
 @pytest.mark.parametrize("devices", [1, 2, 4])
-@pytest.mark.parametrize("rows", [1, 256])
+@pytest.mark.parametrize("rows", [1, 512])
 def test_large_models_are_interpolated(shape: dict[str, int], devices: int, rows: int) -> None:
     """Inputs and outputs of their products, whole and shared out, lie within the measured ones; the head of 8192 inputs
     lies outside in its outputs only, where bandwidth alone counts.
@@ -107,7 +107,7 @@ def test_a_residual_is_a_kernel_only_where_nothing_is_exchanged() -> None:
     """Figures taken together become what it adds to an exchange, next to nothing for many rows; other points stay."""
     points = [
         OpPoint("residual", 1, 4096, 4096, 2e-6, 2e-6),
-        OpPoint("residual", 256, 4096, 4096, 9e-6, 9e-6),
+        OpPoint("residual", 512, 4096, 4096, 9e-6, 9e-6),
         OpPoint("norm", 1, 4096, 4096, 1e-7, 1e-7),
     ]
     changed = gpu_measure.with_fused_residuals(points, 3e-8)
