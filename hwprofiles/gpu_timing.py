@@ -20,10 +20,8 @@ from .bench import LIMIT_S
 POOL_BYTES = 1280 * 2**20
 COLD = 3  # times the L2 cache
 MOST_LAUNCHES, FEW_LAUNCHES = 192, 24
-DIFFERENCE_ROUNDS, COLD_ROUNDS = (
-    7,
-    12,
-)  # replays: of either graph of a difference, of one for which the cache is flushed
+DIFFERENCE_ROUNDS = 7  # replays of either graph
+COLD_ROUNDS = 12  # replays at most, where the cache is flushed before each
 MATRIX = 4096
 LEAST_S = 1e-8
 Launch = Callable[[], object]
