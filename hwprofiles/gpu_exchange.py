@@ -26,7 +26,7 @@ FORMATS: dict[torch.dtype, Format] = {SHORT: "bfloat16", EXACT: "float32"}
 SIZES = [(1, 64), (1, 576), (1, 2048), (1, 4096), (1, 8192), (16, 4096)]  # rows, values a row
 EXACT_SIZES = [(1, 64), (1, 4096), (16, 4096)]
 QUICK_SIZES = [(1, 64), (1, 4096), (16, 4096)]
-BULK_SIZES, EXACT_BULK_SIZES = [(256, 576), (256, 4096), (512, 8192)], [(512, 4096)]
+BULK_SIZES, EXACT_BULK_SIZES = [(32, 4096), (128, 4096), (512, 4096)], [(512, 4096)]  # a width costs compiling
 QUICK_BULK_SIZES = [(512, 4096)]
 
 
@@ -58,7 +58,8 @@ def exchange_figures(benches: Benches, quick: bool) -> Figures:
     for rows, width in EXACT_SIZES:
         for others in range(1, max(len(benches), 2)):
             _few_rows(benches, figures, range(len(benches)) if mixed else gpus, others, (rows, width), EXACT)
-    for wire, bulk_sizes in ((SHORT, QUICK_BULK_SIZES if quick else BULK_SIZES), (EXACT, EXACT_BULK_SIZES)):
+    bulk_sizes_of = {SHORT: QUICK_BULK_SIZES} if quick else {SHORT: BULK_SIZES, EXACT: EXACT_BULK_SIZES}
+    for wire, bulk_sizes in bulk_sizes_of.items():
         for size in bulk_sizes:
             _many_rows(benches, figures, gpus, size, wire)
     return figures

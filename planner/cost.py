@@ -187,11 +187,12 @@ class CostModel:
         return [p for p in points if p.format == self._wire(step)] or points
 
     def _points(self, device: DeviceProfile, kind: Kind, dtype: Dtype | None = None) -> list[OpPoint]:
-        """Attention over a cache in another format than was measured is priced by that of float32."""
+        """Attention over a cache in another format than was measured is priced by that of float32, or what there is."""
         wanted = dtype if kind is Kind.LINEAR else None
         points = [p for p in device.ops if p.op == kind and wanted in (None, p.format)]
         if kind is Kind.ATTENTION:
-            points = [p for p in points if p.format == self.cache_dtype] or [p for p in points if p.format == "float32"]
+            of = {form: [p for p in points if p.format == form] for form in (self.cache_dtype, "float32")}
+            points = of[self.cache_dtype] or of["float32"] or points
         if not points:
             form = f" in {wanted}" if wanted else ""
             raise ValueError(f"the profile has no {kind} figures{form} for {device.name}: run `tpplan profile` again")

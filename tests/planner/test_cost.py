@@ -98,6 +98,9 @@ def test_attention_is_priced_by_its_caches_format() -> None:
     assert CostModel(measured, "float32").step_s(attend) == in_float32
     assert by_bytes < in_float32
     assert CostModel(measured, "float32", "bfloat16").step_s(attend) == pytest.approx(3 * in_float32, rel=0.02)
+    only = msgspec.structs.replace(device, ops=tuple(slower))
+    of_one = msgspec.structs.replace(profile, devices=(only, *profile.devices[1:]))
+    assert CostModel(of_one, "float32").step_s(attend) > CostModel(of_one, "float32", "bfloat16").step_s(attend)
 
 
 def test_exchanges_are_priced_in_the_format_that_they_travel_in() -> None:
