@@ -122,20 +122,19 @@ def _few_rows(
     """Points of one size and number of members of devices at `places`; together where there are as many of them."""
     rows, width = size
     alone = {d: alone_s(benches, d, others, size, wire) for d in places}
-    whole = {d: exchange for d, (_, exchange) in alone.items()}
+    least = {d: exchange for d, (_, exchange) in alone.items()}
     count = len(places)
     for first in range(0, count if others < count else 0, others + 1):
         members = sorted(places[(first + i) % count] for i in range(others + 1))
         seconds = together_s(benches, members, size, wire)
         for d, s in zip(members, seconds, strict=True):
-            whole[d] = max(whole[d], s)
+            least[d] = max(least[d], s - figures.flag_s)
         if rows == 1 and others == 1 and wire is SHORT:
             plain = together_s(benches, members, size, wire, adds=False)
             figures.residuals_s.append(median(seconds) - median(plain))
     for d, (push_s, ready_s) in alone.items():
         own = 0 if isinstance(benches[d], GpuBench) else 1  # a CPU counts its own part among those it pulls
-        totals = ready_s, whole[d] - figures.flag_s
-        pair = split_points(rows * width, others + own, push_s, totals, FORMATS[wire])
+        pair = split_points(rows * width, others + own, push_s, (ready_s, least[d]), FORMATS[wire])
         figures.points[d] += pair if others == 1 else pair[1:]
 
 
@@ -148,13 +147,13 @@ def _many_rows(
     count = len(on_gpus)
     pushes = [pushed_bulk_s(on_gpus, d, rows, width, wire) for d in range(count)]
     for others in sorted({1, count - 1} - {0}):
-        whole = {d: 2 * seconds for d, seconds in enumerate(pushes)}
+        whole = {d: 2 * seconds + figures.flag_s for d, seconds in enumerate(pushes)}
         for first in range(0, count if count > 1 else 0, others + 1):
             members = tuple(sorted((first + i) % count for i in range(others + 1)))
             for d, seconds in zip(members, bulk_s(on_gpus, members, rows, width, wire), strict=True):
                 whole[d] = max(seconds, LEAST_S)
         for d, total in whole.items():
-            pair = split_points(rows * width, others, pushes[d], (total, total - figures.flag_s), FORMATS[wire])
+            pair = split_points(rows * width, others, pushes[d], (total - figures.flag_s,) * 2, FORMATS[wire])
             figures.points[gpus[d]] += pair if others == 1 else pair[1:]
 
 

@@ -15,7 +15,7 @@ import torch
 from ..kernels import attention, linear, linear_int4, tape
 from .bench import Probe
 from .profile import Format, Op
-from .timing import POOL_FLOATS, Bench, start_calls, start_tape
+from .timing import Bench, start_calls, start_tape
 
 HEAD_DIM = 64
 CAPACITY = 2048
@@ -74,7 +74,7 @@ def _one_row_linear(wide_in: int, wide_out: int, form: Format, dtype: torch.dtyp
     def start(bench: Bench, calls: int) -> Future[list[float]]:
         x, out = bench.cold(wide_in), bench.cold(wide_out)
         sizes = (wide_in, wide_out, linear.FORMATS[dtype])
-        distinct = min(calls, POOL_FLOATS * 4 // (wide_in * wide_out * dtype.itemsize) + 1)
+        distinct = min(calls, bench.pool.nbytes // (wide_in * wide_out * dtype.itemsize) + 1)
         weights = [_weight(bench, wide_in, wide_out, dtype) for _ in range(distinct)]
         instructions = [(tape.LINEAR, *_address(x, w), 0, *_address(out), *sizes) for w in weights]
         return _tape(bench, (instructions * (calls // distinct + 1))[:calls])

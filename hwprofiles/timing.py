@@ -16,8 +16,10 @@ import torch
 from ..kernels import staging, tape
 from ..kernels.worker import Worker
 from .bench import LIMIT_S, open_gate
+from .host_memory import last_level_cache_bytes
 
-POOL_FLOATS = 24 * 2**20  # 96 MiB: three times a large last-level cache, so that weights are cold
+POOL_FLOATS = 24 * 2**20  # 96 MiB, for every CACHE_BYTES begun of last-level cache: so weights are cold
+CACHE_BYTES, MOST_POOLS = 32 * 2**20, 12
 
 
 class Bench:
@@ -28,7 +30,8 @@ class Bench:
 
     def __init__(self, worker: Worker, gate: threading.Event | None = None) -> None:
         self.worker, self.gate = worker, gate or open_gate()
-        self.pool = worker.submit(lambda: torch.full((POOL_FLOATS,), 0.01)).result()
+        pools = min(MOST_POOLS, max(1, -(-last_level_cache_bytes(worker.cores) // CACHE_BYTES)))
+        self.pool = worker.submit(lambda: torch.full((pools * POOL_FLOATS,), 0.01)).result()
         self.words = np.zeros(3, dtype=np.int64)
         self._at = 0
         self.read_bytes, self.matmul_flops = 4.0 * self.pool.numel(), 2.0 * 256 * 1024 * 1024
@@ -49,9 +52,9 @@ class Bench:
     def cold(self, *shape: int) -> torch.Tensor:
         """The next float32 operand of the pool; the pool is walked round, so nothing recent comes back."""
         count = int(np.prod(shape))
-        if count > POOL_FLOATS:
+        if count > len(self.pool):
             raise ValueError(f"operand {shape} is larger than the pool")
-        if self._at + count > POOL_FLOATS:
+        if self._at + count > len(self.pool):
             self._at = 0
         taken = self.pool[self._at : self._at + count]
         self._at += -(-count // 16) * 16

@@ -36,6 +36,8 @@ class CostModel:
     ) -> None:
         self.profile, self.dtype, self.group_size = profile, dtype, group_size
         self.cache_dtype = cache_dtype
+        kinds = [device.kind for device in profile.devices]
+        self._forced = [kinds.index("cpu")] if kinds.count("cuda") == 1 and "cpu" in kinds else []
         self._seconds: dict[tuple[object, ...], float] = {}
         self._levels: dict[tuple[int, Kind, bool, Dtype], dict[int, _Level]] = {}
         self._lines: dict[tuple[object, ...], dict[int, _Line]] = {}
@@ -172,12 +174,13 @@ class CostModel:
 
     def _wire(self, step: Step) -> Format | None:
         """The format in which a push or pull moves values: GPUs round to 16 bits what is no residual stream, nobody
-        rounds what a CPU takes part in. A step that does not say who else takes part gets the shortest that there is.
+        rounds what a CPU takes part in. A step that does not say who else takes part gets the shortest that there is;
+        but a single GPU exchanges with CPUs only.
         """
         if step.kind not in (Kind.PUSH, Kind.PULL):
             return None
         devices = self.profile.devices
-        known = (step.device, *step.movers, *(step.peers if step.movers else ()))
+        known = (step.device, *step.movers, *(step.peers if step.movers else self._forced))
         cpus = any(devices[d].kind == "cpu" for d in known)
         return "float32" if step.exact or cpus or self.dtype == "float32" else "bfloat16"
 

@@ -95,13 +95,13 @@ def test_no_probe_twice(quick: bool) -> None:
 
 def test_cold_operands_do_not_come_back(bench: Bench) -> None:
     """The pool is walked round: operands do not overlap until all of it was used, and never reach past its end."""
-    first = [bench.cold(3, 1000) for _ in range(timing.POOL_FLOATS // 3008)]
+    first = [bench.cold(3, 1000) for _ in range(len(bench.pool) // 3008)]
     spans = [(t.data_ptr(), t.data_ptr() + 4 * t.numel()) for t in first]
     assert all(a[1] <= b[0] for a, b in pairwise(spans))
-    assert spans[-1][1] <= bench.pool.data_ptr() + 4 * timing.POOL_FLOATS
+    assert spans[-1][1] <= bench.pool.data_ptr() + bench.pool.nbytes
     assert bench.cold(3, 1000).data_ptr() == spans[0][0]
     with pytest.raises(ValueError, match="larger than the pool"):
-        bench.cold(timing.POOL_FLOATS + 1)
+        bench.cold(len(bench.pool) + 1)
 
 
 def test_typical_time() -> None:
