@@ -7,7 +7,8 @@
 The device pushes if it is a producer of the site and pulls if it is a consumer; nothing else chooses. A kernel adds
 `carry` to `part`, rounds to the wire type, pushes; then polls all peers together, adds the parts in producer order in
 float32 (its own as rounded), adds `residual`, writes `out`, and if asked `scaled` = out * weight and one partial sum
-of squares a program. `residual` may be `out`. control: int32, [0] position, [1] epoch.
+of squares a program. `residual` may be `out`. control: int32, [0] position, [1] epoch. The next kernel may begin while
+this one waits for peers, once all of its programs run: so it never takes the room of one that has to push.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import triton
 import triton.language as tl
 
 from .host_memory import Rank
-from .launch import row_stride
+from .launch import options, row_stride, wait
 from .payloads import TL_TYPES, finish, load, pack, unpack
 from .slots import WORD_BYTES, Site, row_words, values_per_word
 from .waiting import push_words, wait_asm
@@ -36,12 +37,18 @@ def sum_kernel(
     squares, control, base, copy_words, slot_bytes, row_words, first_word, width, begin, end, abort, trouble, site,
     limit_ms, WAIT: tl.constexpr, CONSTRAINTS: tl.constexpr, PAYLOADS: tl.constexpr, PRODUCERS: tl.constexpr,
     OWN: tl.constexpr, PULLS: tl.constexpr, PUSHES: tl.constexpr, WIRE: tl.constexpr, VALUES: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Program (i, row): words first_word + i * BLOCK on, of the full width; pulls those of columns [begin, end)."""
     program, row = tl.program_id(0), tl.program_id(1)
     word = first_word + program * BLOCK + tl.arange(0, BLOCK)
     column = word * VALUES
+    inside, inside_high = (column >= begin) & (column < end), (column + 1 >= begin) & (column + 1 < end)
+    at = column - begin
+    scale, scale_high = 0.0, 0.0
+    if scaled is not None:
+        scale, scale_high = load(weight, at, inside, inside_high, VALUES)
+    wait(OVERLAP)
     epoch = tl.load(control + 1)
     slot = base + (epoch & 1).to(tl.int64) * copy_words * 8 + (row * row_words + word).to(tl.int64) * 8
     payload = word
@@ -54,13 +61,9 @@ def sum_kernel(
         if PUSHES:
             push_words(slot + OWN * slot_bytes.to(tl.int64), payload, epoch, word < row_words)
     if PULLS:
-        inside, inside_high = (column >= begin) & (column < end), (column + 1 >= begin) & (column + 1 < end)
-        at = column - begin
-        kept, kept_high, scale, scale_high = 0.0, 0.0, 0.0, 0.0
+        kept, kept_high = 0.0, 0.0
         if residual is not None:
             kept, kept_high = load(residual, row * residual_stride + at, inside, inside_high, VALUES)
-        if scaled is not None:
-            scale, scale_high = load(weight, at, inside, inside_high, VALUES)
         if WAIT is not None:
             arrived = tl.inline_asm_elementwise(
                 WAIT, CONSTRAINTS, [slot, slot_bytes.to(tl.int64), epoch, inside.to(tl.int32), abort, trouble,
@@ -94,6 +97,7 @@ def concat_kernel(
     squares, control, base, copy_words, abort, trouble, site, limit_ms,
     WAIT: tl.constexpr, CONSTRAINTS: tl.constexpr, WIDTHS: tl.constexpr, SLOT_WORDS: tl.constexpr, OWN: tl.constexpr,
     PULLS: tl.constexpr, PUSHES: tl.constexpr, WIRE: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Program (i, row): BLOCK words of one producer's slice; a device that only pushes has programs for its own."""
     program, row = tl.program_id(0), tl.program_id(1)
@@ -111,10 +115,14 @@ def concat_kernel(
     row_words = (width + VALUES - 1) // VALUES
     word = block * BLOCK + tl.arange(0, BLOCK)
     column = word * VALUES
+    target, inside, inside_high = start + column, column < width, column + 1 < width
+    scale, scale_high = 0.0, 0.0
+    if scaled is not None:
+        scale, scale_high = load(weight, target, inside, inside_high, VALUES)
+    wait(OVERLAP)
     epoch = tl.load(control + 1)
     at = (slot_words + row * row_words + word).to(tl.int64) * 8
     slot = base + (epoch & 1).to(tl.int64) * copy_words * 8 + at
-    inside, inside_high = column < width, column + 1 < width
     own = producer == OWN
     payload = tl.zeros([BLOCK], tl.int32)
     if OWN >= 0:
@@ -126,12 +134,9 @@ def concat_kernel(
         if PUSHES:
             push_words(slot, payload, epoch, inside & own)
     if PULLS:
-        target = start + column
-        kept, kept_high, scale, scale_high = 0.0, 0.0, 0.0, 0.0
+        kept, kept_high = 0.0, 0.0
         if residual is not None:
             kept, kept_high = load(residual, row * residual_stride + target, inside, inside_high, VALUES)
-        if scaled is not None:
-            scale, scale_high = load(weight, target, inside, inside_high, VALUES)
         if WAIT is not None:
             needed = (inside & (producer != OWN)).to(tl.int32)
             arrived = tl.inline_asm_elementwise(
@@ -209,9 +214,9 @@ class Exchange:
             row_stride(residual),
         )
         tensors += (weight, scaled, row_stride(scaled), squares, control)
-        (self._sum if self.site.combine == "sum" else self._concat)(tensors, rows)
+        (self._sum if self.site.combine == "sum" else self._concat)(tensors, rows, options(control))
 
-    def _sum(self, tensors: tuple[object, ...], rows: int) -> None:
+    def _sum(self, tensors: tuple[object, ...], rows: int, launch: dict[str, bool]) -> None:
         s, r = self.site, self.rank
         first_word = 0 if self.own >= 0 else self.begin // self.values
         slot_bytes = WORD_BYTES * (s.copy_words // len(s.producers))
@@ -220,14 +225,14 @@ class Exchange:
             s.widths[0], self.begin, self.end, r.abort, r.trouble, s.number, r.limit_ms,
             WAIT=self.wait, CONSTRAINTS=self.constraints, PAYLOADS=self.payloads, PRODUCERS=len(s.producers),
             OWN=self.own, PULLS=self.pulls, PUSHES=self.pushes, WIRE=TL_TYPES[s.wire], VALUES=self.values,
-            BLOCK=self.block, num_warps=self.block // 32,
+            BLOCK=self.block, **launch, num_warps=self.block // 32,
         )  # fmt: skip
 
-    def _concat(self, tensors: tuple[object, ...], rows: int) -> None:
+    def _concat(self, tensors: tuple[object, ...], rows: int, launch: dict[str, bool]) -> None:
         s, r = self.site, self.rank
         concat_kernel[(self.grid_blocks, rows)](
             *tensors, r.at(s.offset), s.copy_words, r.abort, r.trouble, s.number, r.limit_ms,
             WAIT=self.wait, CONSTRAINTS=self.constraints, WIDTHS=s.widths, SLOT_WORDS=s.slot_words, OWN=self.own,
             PULLS=self.pulls, PUSHES=self.pushes, WIRE=TL_TYPES[s.wire], VALUES=self.values, BLOCK=self.block,
-            num_warps=self.block // 32,
+            **launch, num_warps=self.block // 32,
         )  # fmt: skip
