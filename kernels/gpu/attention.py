@@ -149,15 +149,13 @@ def decode(
 
 
 def decode_tiles(groups: int, head_dim: int, element_bytes: int, shared: int, sms: int) -> tuple[int, int]:
-    """SPLITS of each of `groups` KV heads and rows, and positions a step.
-
-    As many positions as have room for keys and values twice; programs for every SM, but none for an SM twice over, since
-    the last of them would begin when the first have ended.
+    """SPLITS of each of `groups` KV heads and rows, and positions a step: about a program for every SM, since an SM's
+    second program begins late; and room for keys and values twice.
     """
-    positions = 128
+    positions = 64
     while positions > 16 and 4 * positions * tile(head_dim, least=16) * element_bytes > shared * 7 // 8:
         positions //= 2
-    return tile(triton.cdiv(2 * sms, groups), least=4, most=MOST_SPLITS), positions
+    return tile(sms // groups // 2 + 1, least=8, most=MOST_SPLITS), positions
 
 
 @triton.jit(do_not_specialize=["position", "rows"])

@@ -25,6 +25,11 @@ def _whole(index: int) -> int:
     return torch.cuda.get_device_properties(index).multi_processor_count
 
 
+def whole_sms(tensor: torch.Tensor) -> int:
+    """SMs of `tensor`'s GPU."""
+    return _whole(tensor.device.index) if tensor.is_cuda else WHOLE_GPU
+
+
 def sms_for(tensor: torch.Tensor) -> int:
     """SMs that a launch on the current stream of `tensor`'s GPU can use."""
     if not tensor.is_cuda:
