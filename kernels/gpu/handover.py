@@ -1,7 +1,8 @@
 """From the head to the embedding: each head device's best logit, and the token that wins, without the host.
 
-A site of one cell a head device: its payloads are the bits of the best logit, the token id and zero. Every consumer picks the best itself (lowest id on ties; NaN wins, so that it is seen) and writes it into its `token` tensor
-and into its ring in host memory, as a word (id, epoch), where the host reads tokens while the devices go on.
+A site of one cell a head device: its payloads are the bits of the best logit, the token id and zero. Every consumer
+picks the best itself (lowest id on ties; NaN wins, so that it is seen) and writes it into its `token` tensor and into
+its ring in host memory, as a word (id, epoch), where the host reads tokens while the devices go on.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Call-sites of collectives: where in host memory which producer's cells lie.
 
 A cell is 16 bytes, little-endian: three payloads of 4 bytes, then the 32-bit epoch of the pass that wrote it. It is
-written by one store and read by one load, so whoever reads the right epoch has the payloads too; there is no other flag.
-A payload is one float32, or two values of a 2-byte type (the lower half is the first); what is left over of a row's last
-cell is zero. A slot is `[rows, row_cells(width)]` cells; a site has `SLOT_COPIES` slots for each producer, and pass
-`epoch` uses copy `epoch % SLOT_COPIES`: cell i of a producer's row r is at
+written by one store and read by one load, so whoever reads the right epoch has the payloads too: no other flag is
+needed. A payload is one float32, or two values of a 2-byte type (the lower half is the first); what is left over of a
+row's last cell is zero. A slot is `[rows, row_cells(width)]` cells; a site has `SLOT_COPIES` slots for each producer,
+and pass `epoch` uses copy `epoch % SLOT_COPIES`: cell i of a producer's row r is at
 
     site.offset + 16 * ((epoch % 2) * site.copy_cells + site.slot_cells[producer] + r * row_cells(width) + i)
 

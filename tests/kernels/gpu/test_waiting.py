@@ -79,14 +79,12 @@ def test_a_hand_over_waits_for_value_and_id_in_one_cell(architecture) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("concat", [False, True])
 def test_bulk_flags_follow_a_fence_and_are_acquired(architecture, concat) -> None:
-    wait, constraints = waiting.wait_asm((0, 2), acquire=True)
-    held, held_constraints = waiting.wait_asm((0, 2), reached=True, acquire=True)
-    two = (tl.int32,) * 2
+    wait, constraints = waiting.wait_flags_asm((0, 2))
+    held, _ = waiting.wait_flags_asm((0, 2), reached=True)
     text = ptx(
-        bulk.bulk_kernel, architecture, READERS_WAIT=held, READERS_CONSTRAINTS=held_constraints, READERS_PAYLOADS=two,
-        WAIT=wait, CONSTRAINTS=constraints, PAYLOADS=two, DEVICES=(0, 1, 2), WIDTHS=(576,) * 3, DEVICE=1, OWN=1,
-        CONCAT=concat, CHUNK_ROWS=14, PUSHES=True, PULLS=True, PUSHERS=16, PULLERS=16, WIRE=tl.bfloat16, TILE=2048,
-        LINE=128,
+        bulk.bulk_kernel, architecture, READERS_WAIT=held, WAIT=wait, CONSTRAINTS=constraints, DEVICES=(0, 1, 2),
+        WIDTHS=(576,) * 3, DEVICE=1, OWN=1, PUSHERS=16, PULLERS=16, WIRE=tl.bfloat16, TILE=2048, LINE=128,
+        CONCAT=concat, PUSHES=True, PULLS=True,
     )  # fmt: skip
     assert re.search(r"bar\.sync(?:(?!st\.global).)*?fence\.acq_rel\.sys;\s*st\.relaxed\.sys\.global\.b64", text, re.S)
     assert len(re.findall(r"ld\.acquire\.sys\.global\.b64", text)) >= 4
