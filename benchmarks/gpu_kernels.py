@@ -141,13 +141,8 @@ def decode_attention(copy: float, sweeps: bool) -> None:
 
         report(f"decode attention, context {context}", mine(), nbytes, copy)
         if sweeps:
-            kept, found = attention.SPLITS, []
-            for splits in [16, 32, 64]:
-                attention.SPLITS = splits
-                best = sweep([(32,), (64,), (128,)], [(attention, "decode_positions")], mine)
-                found.append(f"{splits} splits: {best}")
-            attention.SPLITS = kept
-            print("    best:", *found, flush=True)
+            tiles = [(splits, positions) for splits in (4, 8, 16, 32) for positions in (32, 64, 128)]
+            print("    best:", sweep(tiles, [(attention, "decode_tiles")], mine), flush=True)
 
 
 def prefill_attention(sweeps: bool) -> None:

@@ -118,7 +118,7 @@ class GpuRunner:
     """The programs of one phase on all devices that take part, ready to run passes one after the other.
 
     `rows`: that the devices' buffers have room for. `cpus`: the CPU devices of the plan, None without. They take no
-    padded rows, and no more at once than words carry, and the host tells them every token.
+    padded rows, and no more at once than cells carry, and the host tells them every token.
     """
 
     def __init__(
