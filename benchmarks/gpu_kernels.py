@@ -151,8 +151,10 @@ def prefill_attention(sweeps: bool) -> None:
         q, out = normal(rows, HEADS * HEAD_DIM), normal(rows, HEADS * HEAD_DIM)
         keys, values = normal(KV_HEADS, context, HEAD_DIM), normal(KV_HEADS, context, HEAD_DIM)
 
-        def mine(q=q, keys=keys, values=values, out=out, context=context) -> float:
-            return graph_us([lambda: attention.prefill(q, keys, values, context - rows, 0, out, 4)] * 8)
+        control = torch.tensor([context - rows, 1, rows, 0], dtype=torch.int32, device="cuda")
+
+        def mine(q=q, keys=keys, values=values, out=out, control=control) -> float:
+            return graph_us([lambda: attention.prefill(q, keys, values, control, 0, out, 4)] * 8)
 
         asked = q.view(1, rows, HEADS, HEAD_DIM).transpose(1, 2)
         k, v = (x.repeat_interleave(4, 0).unsqueeze(0) for x in (keys, values))

@@ -158,9 +158,9 @@ def decode_tiles(groups: int, head_dim: int, element_bytes: int, shared: int, sm
     return tile(sms // groups // 2 + 1, least=8, most=MOST_SPLITS), positions
 
 
-@triton.jit(do_not_specialize=["position", "rows"])
+@triton.jit(do_not_specialize=["rows"])
 def _prefill(
-    q, keys, values, out, position, rows,
+    q, keys, values, out, control, rows,
     stride, heads, capacity, window, group, skipped, scale,
     HEAD_DIM: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -169,6 +169,7 @@ def _prefill(
     head, first_row = tl.program_id(0), tl.program_id(1) * ROWS
     wait(OVERLAP)
     row, d, t = first_row + tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    position = tl.load(control)
     here = (row < rows)[:, None] & (d < HEAD_DIM)[None, :]
     query = tl.load(q + row.to(tl.int64)[:, None] * stride + head * HEAD_DIM + d[None, :], mask=here, other=0.0)
     cached = ((skipped + head) // group).to(tl.int64) * capacity * HEAD_DIM + t[:, None] * HEAD_DIM + d[None, :]
@@ -200,18 +201,18 @@ def prefill(
     q: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    position: int,
+    control: torch.Tensor,
     window: int,
     out: torch.Tensor,
     group: int,
     skipped: int = 0,
 ) -> None:
-    """As `decode`, for many rows, the first at `position`."""
+    """As `decode`, for many rows, the first at control[0]."""
     capacity, head_dim = keys.shape[1:]
     rows, heads = q.shape[0], q.shape[1] // head_dim
     row_tile, block, stages, warps = prefill_tiles(head_dim, q.element_size(), shared_bytes(q))
     _prefill[(heads, triton.cdiv(rows, row_tile))](
-        q, keys, values, out, position, rows,
+        q, keys, values, out, control, rows,
         q.stride(0), heads, capacity, window, group, skipped, LOG2E / math.sqrt(head_dim),
         HEAD_DIM=head_dim, DIM=tile(head_dim, least=16), ROWS=row_tile, BLOCK=block, STAGES=stages,
         **options(q), num_warps=warps,

@@ -175,7 +175,5 @@ def test_a_stalled_cpu_device_stops_the_others(tmp_path: Path, monkeypatch: pyte
         decode = by_phase["decode"]
         decode.programs = decode.programs[1:]
         host.epoch += 1
-        with pytest.raises(
-            DeviceFailed, match=r"device cpu\S* failed in .*, step pull\w*: waited too long for device"
-        ):
+        with pytest.raises(DeviceFailed, match=r"device cpu\S* failed in .*, step pull\w*: waited too long for device"):
             decode.run([1], 0, True)

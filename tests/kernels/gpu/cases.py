@@ -161,7 +161,8 @@ def check_prefill() -> None:
         heads, group, skipped, head_dim = share
         q, keys, values = _attention_case(rows, share, position, dtype)
         out = poisoned(rows, heads * head_dim, dtype=dtype)
-        attention.prefill(q, keys, values, position, window, out, group, skipped)
+        control = torch.tensor([position, 0, 0, 0], dtype=torch.int32, device=DEVICE)
+        attention.prefill(q, keys, values, control, window, out, group, skipped)
         expected = attention.reference(q, keys, values, position, window, group, skipped)
         close(f"prefill {rows=} {share=} {position=} {window=} {dtype}", out, expected, dtype)
 

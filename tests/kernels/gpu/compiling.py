@@ -90,7 +90,7 @@ def cases(dtype: torch.dtype) -> list[Launch]:
                 argmax.argmax(single(128256), 0, empty(1, dtype=torch.int64), single(1), argmax.scratch("meta")),
                 rope.rope(qkv, single(4096, 64), single(4096, 64), (single(128), single(128)), 1e-5, *caches, control),
                 attention.decode(mixed, *caches, control, 0, empty(1, 4096), 4, 0, scratch),
-                attention.prefill(empty(256, 4096), *caches, 0, 0, empty(256, 4096), 4),
+                attention.prefill(empty(256, 4096), *caches, control, 0, empty(256, 4096), 4),
                 linear.linear(mixed, weight, single(6144), qkv, squares, 4096, 1e-5),
                 linear.linear(empty(8, 4096), weight, None, single(8, 6144), single(8, 8), 4096, 1e-5),
                 gate_up.gate_up(mixed, gates, single(28672), empty(1, 14336), squares, 4096, 1e-5),
