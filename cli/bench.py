@@ -1,4 +1,4 @@
-"""`tpplan bench`: a plan's speed on this machine, prompts and tokens of given lengths, medians beside the expectation."""
+"""`tpplan bench`: a plan's speed on this machine, for lengths as asked; medians beside the expectation."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def _report(figures: Figures, lengths: tuple[int, int], results: list[Generation
 
     middle = sorted(results, key=lambda result: result.decode_s_per_token)[len(results) // 2]
     predicted = figures.predicted(*lengths)
-    prefills, decodes = [r.prefill_s for r in results], [r.decode_s_per_token for r in results]
-    measured = figures.of(median(prefills), median(decodes))
+    every = {name: [getattr(r, name) for r in results] for name in ("prefill_s", "decode_s_per_token")}
+    measured = figures.of(*map(median, every.values()))
     if as_json:
         emit(
             {
@@ -88,10 +88,7 @@ def _report(figures: Figures, lengths: tuple[int, int], results: list[Generation
                 "new_tokens": lengths[1],
                 "rounds": len(results),
                 "measured": measured,
-                "spread": {
-                    "prefill_s": [min(prefills), max(prefills)],
-                    "decode_s_per_token": [min(decodes), max(decodes)],
-                },
+                "spread": {name: [min(each), max(each)] for name, each in every.items()},
                 "predicted": predicted,
                 "bandwidth_share": figures.bandwidth_share(middle),
             }
