@@ -11,11 +11,13 @@ Parts are added in producer order in float32 from what was rounded to the wire t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from .bulk_copies import Copies, Job, suits
 from .host_memory import LINE_BYTES, Layout, Rank, round_up
 from .launch import row_stride
 from .payloads import TL_TYPES
@@ -166,9 +168,11 @@ class Bulk:
     pushers: int = PUSHERS
     pullers: int = PULLERS
     readers: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # ring -> number, consumers
+    compiled: dict[object, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.done = torch.zeros(1, dtype=torch.int32, device=f"cuda:{self.rank.gpu}")
+        self.copies = Copies(self.rank)
 
     def reset(self) -> None:
         """Forgets earlier collectives; with `HostMemory.reset`, while all devices are idle."""
@@ -188,9 +192,12 @@ class Bulk:
         residual: torch.Tensor | None = None,
         carry: torch.Tensor | None = None,
         span: tuple[int, int] | None = None,
+        whole: bool = False,
     ) -> None:
         """Collective `number` of the plan over `rows` rows; `widths` by producer; `span`: the columns of a sum that
-        this device wants; `carry` must not share memory with `out`. Launches one kernel on the current stream.
+        this device wants; `whole`: all consumers want all columns; `carry` must not share memory with `out`.
+
+        On the current stream: one kernel, or copies where parts are large and whole.
         """
         s, r = self.slots, self.rank
         devices = tuple(sorted(d for d, width in widths.items() if width))
@@ -198,23 +205,59 @@ class Bulk:
         own = devices.index(r.device) if r.device in devices else -1
         pulls, ring = r.device in consumers, number % RING
         pushes = own >= 0 and consumers != (r.device,)
-        peers = tuple(d for d in devices if d != r.device)
-        wait = wait_flags_asm(peers)[0] if pulls and peers else None
         before, readers = self.readers.get(ring, (0, ())) if pushes else (0, ())
-        held = wait_flags_asm(readers, reached=True)[0] if readers else None
         if pushes:
             self.readers[ring] = (number, tuple(c for c in consumers if c != r.device))
+        if whole and suits(wide, rows, wire):
+            job = Job(
+                devices, wide, consumers, readers, combine == "concat", wire, rows, s.data + ring * s.slot_bytes,
+                RING * s.slot_bytes, s.flags + ring * s.flag_bytes, RING * s.flag_bytes, s.pulled,
+            )  # fmt: skip
+            self.copies(job, number, before, part, out, residual, carry)
+            return
         begin, end = span or (0, sum(wide) if combine == "concat" else wide[0])
-        bulk_kernel[(self.pushers + (self.pullers if pulls else 0),)](
-            part, row_stride(part), carry, row_stride(carry), out, row_stride(out), residual, row_stride(residual),
+        tensors = part, carry, out, residual
+        arguments = (
+            *(x for tensor in tensors for x in (tensor, row_stride(tensor))),
             self.done,
             r.at(s.data + ring * s.slot_bytes), r.at(s.flags + ring * s.flag_bytes), RING * s.slot_bytes,
             RING * s.flag_bytes, r.at(s.pulled), before, number, rows, chunk_rows(sum(wide) // len(wide)), begin, end,
-            r.abort, r.trouble, r.limit_ms, READERS_WAIT=held, WAIT=wait, CONSTRAINTS=wait_flags_asm((0,))[1],
-            DEVICES=devices, WIDTHS=wide, DEVICE=r.device, OWN=own, CONCAT=combine == "concat", PUSHES=pushes,
-            PULLS=pulls, PUSHERS=self.pushers, PULLERS=self.pullers, WIRE=TL_TYPES[wire],
-            TILE=self.tile, LINE=LINE_BYTES, num_warps=WARPS,
+            r.abort, r.trouble, r.limit_ms,
         )  # fmt: skip
+        constants = (readers, devices, wide, own, combine, pushes, pulls, wire)
+        key = (*constants, begin, end, *map(_specialised, tensors))
+        grid = (self.pushers + (self.pullers if pulls else 0), 1, 1)
+        if key in self.compiled:
+            compiled, rest = self.compiled[key]
+            compiled[grid](*arguments, *rest)
+        else:
+            rest = self._constants(*constants)
+            self.compiled[key] = bulk_kernel[grid](*arguments, *rest, num_warps=WARPS), rest
+
+    def _constants(
+        self,
+        readers: tuple[int, ...],
+        devices: tuple[int, ...],
+        wide: tuple[int, ...],
+        own: int,
+        combine: str,
+        pushes: bool,
+        pulls: bool,
+        wire: torch.dtype,
+    ) -> tuple[object, ...]:
+        """The kernel's constants, in its order."""
+        peers = tuple(d for d in devices if d != self.rank.device)
+        held = wait_flags_asm(readers, reached=True)[0] if readers else None
+        wait = wait_flags_asm(peers)[0] if pulls and peers else None
+        return (
+            held, wait, wait_flags_asm((0,))[1], devices, wide, self.rank.device, own, combine == "concat", pushes,
+            pulls, self.pushers, self.pullers, TL_TYPES[wire], self.tile, LINE_BYTES,
+        )  # fmt: skip
+
+
+def _specialised(tensor: torch.Tensor | None) -> tuple[object, ...]:
+    """What Triton compiles for, of a tensor: looking it up here takes a tenth of what Triton's own look-up does."""
+    return () if tensor is None else (tensor.dtype, tensor.data_ptr() % 16, tensor.stride(0))
 
 
 def chunk_rows(width: int) -> int:
