@@ -1,8 +1,9 @@
-"""How much host memory this process may still take. Knows /proc and control groups, nothing else."""
+"""How much host memory this process may still take, and what the CPU is called. Knows /proc and control groups."""
 
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 _GROUPS = (  # folder, limit, usage, line of memory.stat with the file cache that gives way: cgroup v2, then v1
@@ -33,3 +34,11 @@ def _group_left_bytes() -> list[int]:
         except (OSError, ValueError, KeyError):  # no such group, or "max"
             continue
     return left
+
+
+def cpu_model() -> str:
+    """As the system names it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "CPU"

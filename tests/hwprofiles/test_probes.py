@@ -11,8 +11,9 @@ import torch
 from small_probes import shrink
 
 from tpplan.hwprofiles import timing
+from tpplan.hwprofiles.bench import Probe, typical_s
 from tpplan.hwprofiles.device_names import available_cores
-from tpplan.hwprofiles.probes import Probe, probes
+from tpplan.hwprofiles.probes import probes
 from tpplan.hwprofiles.profile import Format, Op
 from tpplan.hwprofiles.timing import Bench
 from tpplan.kernels.worker import Worker
@@ -105,8 +106,8 @@ def test_cold_operands_do_not_come_back(bench: Bench) -> None:
 
 def test_typical_time() -> None:
     """The typical time is the median of all samples but the first, or the only one there is."""
-    assert timing.typical_s([9.0, 1.0, 2.0, 7.0]) == 2.0
-    assert timing.typical_s([9.0]) == 9.0
+    assert typical_s([9.0, 1.0, 2.0, 7.0]) == 2.0
+    assert typical_s([9.0]) == 9.0
 
 
 def test_calls_are_timed_one_by_one(bench: Bench) -> None:
