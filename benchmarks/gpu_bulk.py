@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import random
 import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from tpplan.benchmarks import gpu_collectives as base
+from tpplan.kernels.gpu import bulk_copies
 from tpplan.kernels.gpu.bulk import Bulk, new_bulk_slots
 from tpplan.kernels.gpu.exchange import Exchange
 from tpplan.kernels.gpu.handover import Handover, advance, new_handover, new_results, result
@@ -18,58 +21,74 @@ from tpplan.kernels.gpu.slots import new_site
 GPU = base.GPU
 
 
-def check_bulk(streams, cases=40, seed=0):
-    """Random bulk collectives one after the other, numbers and rings going on; bitwise."""
+def check_bulk(streams, cases=24, seed=0):
+    """Random bulk collectives one after the other, numbers and rings going on; bitwise. A first round compiles, with
+    all waits given up.
+    """
     rng, n = random.Random(seed), len(streams)
     layout = Layout(n)
     slots = new_bulk_slots(layout, 256, 4096)
     box = base.Box(streams, layout, limit_ms=3000)
-    bulks = [Bulk(slots, rank) for rank in box.ranks]
-    every, number, done = list(range(n)), 0, 0
-    kinds = []
+    every, kinds = list(range(n)), []
     for _ in range(6):
         combine, wire = rng.choice(["sum", "concat"]), rng.choice([torch.bfloat16, torch.float32, torch.float16])
         producers, consumers = (sorted(rng.sample(every, rng.randint(1, n))) for _ in range(2))
         width = rng.choice([64, 576, 1000, 4096])
         widths = {d: width if combine == "sum" else rng.choice([3, 64, 576, 1000]) for d in producers}
         kinds.append((combine, wire, producers, tuple(consumers), width, widths))
-    again = 0
-    while done < cases:
-        number += 1
-        combine, wire, producers, consumers, width, widths = rng.choice(kinds)
-        rows = rng.choice([2, 17, 100, 256])
-        parts = {d: torch.randn(rows, w, device=GPU) for d, w in widths.items()}
-        total = width if combine == "sum" else sum(widths.values())
-        span = (0, total) if combine == "concat" or rng.random() < 0.5 else (total // 3, total - 5)
-        wide = span[1] - span[0]
-        residual = torch.randn(rows, wide, device=GPU) if rng.random() < 0.5 else None
-        carry = torch.randn(rows, width, device=GPU) if combine == "sum" and rng.random() < 0.3 else None
-        outs = {d: torch.full((rows, wide), torch.nan, device=GPU) for d in consumers}
+    kept, bulk_copies.PIECE_BYTES = (bulk_copies.LEAST_BYTES, bulk_copies.PIECE_BYTES), 2**17
+    made = [_BulkCase(rng, number, rng.choice(kinds)) for number in range(1, cases + 1)]
+    box.memory.abort()
+    bulks = [Bulk(slots, rank) for rank in box.ranks]
+    for case in made:
+        base.together(streams, [lambda d=d: case.launch(bulks[d], d) for d in every])
+    box.memory.reset()
+    [one.reset() for one in bulks]
+    for case in made:
+        for out in case.outs.values():
+            out.fill_(torch.nan)
         torch.cuda.synchronize()
-
-        def body(d):
-            more = {"part": parts.get(d), "out": outs.get(d), "residual": residual if d in outs else None}
-            more["carry"] = carry if d == producers[0] else None
-            if d in parts or d in outs:
-                bulks[d](number, widths, consumers, combine, wire, rows, span=span, **more)
-
-        base.together(streams, [lambda d=d: body(d) for d in every])
-        for _ in range(2):  # compiled under a waiting peer
-            if box.memory.aborted:
-                again += 1
-                box.memory.reset()
-                for b in bulks:
-                    b.reset()
-                base.together(streams, [lambda d=d: body(d) for d in every])
+        base.together(streams, [lambda d=d: case.launch(bulks[d], d) for d in every])
         box.calm()
-        site = new_site(Layout(n), 1, widths, consumers, combine, wire, 1)
-        for d, out in outs.items():
-            want = base.reference(site, [parts[p] for p in producers], d, None, carry)[:, span[0] : span[1]]
-            want = want if residual is None else want + residual
-            assert torch.equal(out, want), (number, combine, wire, widths, consumers, d)
-        done += 1
+        case.check()
     box.memory.close()
-    return cases, f"{again} repeated after compiling"
+    bulk_copies.LEAST_BYTES, bulk_copies.PIECE_BYTES = kept
+    return cases
+
+
+class _BulkCase:
+    """A bulk collective, its tensors, launches and check."""
+
+    def __init__(self, rng, number, kind):
+        self.number, self.kind = number, kind
+        combine, _, _, consumers, width, widths = kind
+        self.rows = rows = rng.choice([2, 17, 100, 256])
+        self.parts = {d: torch.randn(rows, w, device=GPU) for d, w in widths.items()}
+        total = width if combine == "sum" else sum(widths.values())
+        self.span = (0, total) if combine == "concat" or rng.random() < 0.5 else (total // 3, total - 5)
+        wide, self.whole = self.span[1] - self.span[0], self.span == (0, total)
+        self.residual = torch.randn(rows, wide, device=GPU) if rng.random() < 0.5 else None
+        self.carry = torch.randn(rows, width, device=GPU) if combine == "sum" and rng.random() < 0.3 else None
+        self.outs = {d: torch.zeros(rows, wide, device=GPU) for d in consumers}
+
+    def launch(self, one, d):
+        combine, wire, producers, consumers, _, widths = self.kind
+        bulk_copies.LEAST_BYTES = 0 if self.number % 2 else 2**40
+        if d in self.parts or d in self.outs:
+            one(
+                self.number, widths, consumers, combine, wire, self.rows, self.parts.get(d), self.outs.get(d),
+                self.residual if d in self.outs else None, self.carry if d == producers[0] else None, self.span,
+                self.whole,
+            )  # fmt: skip
+
+    def check(self):
+        combine, wire, producers, consumers, _, widths = self.kind
+        site = new_site(Layout(1 + max(producers + list(consumers))), 1, widths, consumers, combine, wire, 1)
+        parts = [self.parts[p] for p in producers]
+        for d, out in self.outs.items():
+            want = base.reference(site, parts, d, None, self.carry)[:, slice(*self.span)]
+            want = want if self.residual is None else want + self.residual
+            assert torch.equal(out, want), (self.number, self.kind, d)
 
 
 def check_handover(streams):
@@ -128,38 +147,56 @@ def check_stall(streams):
     return f"{begun.elapsed_time(ended):.0f} ms, {first}"
 
 
-def time_bulk(streams, mib, pushers, pullers, tile, count=20):
-    """Median GB/s each way and rank of sums of `mib` MiB in bf16 among all ranks."""
+def time_bulk(streams, mib, copies, count=20):
+    """Median GB/s each way and rank of sums of `mib` MiB in bf16 among all ranks, each rank launched by its thread."""
     n, rows, layout = len(streams), 256, Layout(len(streams))
     width = int(mib * 2**20) // 2 // rows
     slots = new_bulk_slots(layout, rows, width)
     box = base.Box(streams, layout, 2000)
-    bulks = [Bulk(slots, rank, tile, pushers, pullers) for rank in box.ranks]
+    bulks = [Bulk(slots, rank) for rank in box.ranks]
     widths, number, times = dict.fromkeys(range(n), width), 0, []
     parts = [torch.randn(rows, width, device=GPU) for _ in range(n)]
     outs = [torch.zeros(rows, width, device=GPU) for _ in range(n)]
-    for repeat in range(8):
-        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        for k in range(count):
-            number += 1
-            for d, stream in enumerate(streams):
-                with torch.cuda.stream(stream):
-                    if d == 0 and k == 0:
-                        begun.record()
-                    bulks[d](number, widths, tuple(range(n)), "sum", torch.bfloat16, rows, parts[d], outs[d])
-                    if d == 0 and k == count - 1:
-                        ended.record()
-        torch.cuda.synchronize()
-        times.append(begun.elapsed_time(ended) / count)
-        if box.memory.aborted:
-            assert repeat < 4, box.memory.troubles()
-            box.memory.reset()
-            [b.reset() for b in bulks]
-            torch.cuda.synchronize()
-    ms = statistics.median(times[4:])
+
+    def run(d):
+        with torch.cuda.stream(streams[d]):
+            begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begun.record()
+            for k in range(count):
+                bulks[d](
+                    number + 1 + k,
+                    widths,
+                    tuple(range(n)),
+                    "sum",
+                    torch.bfloat16,
+                    rows,
+                    parts[d],
+                    outs[d],
+                    whole=copies,
+                )
+            ended.record()
+            launched = time.perf_counter()
+            ended.synchronize()
+            return begun.elapsed_time(ended) / count, launched
+
+    box.memory.abort()
+    [run(d) for d in range(n)]
+    torch.cuda.synchronize()
+    box.memory.reset()
+    [b.reset() for b in bulks]
+    launches = []
+    with ThreadPoolExecutor(n) as threads:
+        for _ in range(6):
+            at = time.perf_counter()
+            found = list(threads.map(run, range(n)))
+            times.append(max(ms for ms, _ in found))
+            launches.append((max(t for _, t in found) - at) / count * 1e6)
+            number += count
+            box.calm()
+    ms = statistics.median(times[2:])
     box.memory.close()
-    return f"{ms * 1e3:.0f} us, {mib * 2**20 / ms / 1e6:.1f} GB/s"
+    launch_us = statistics.median(launches)
+    return f"{ms * 1e3:.0f} us, {mib * 2**20 / ms / 1e6:.1f} GB/s each way and rank; launch {launch_us:.0f} us"
 
 
 def time_copies(streams, mib, count=20):
@@ -201,9 +238,8 @@ def jobs(streams):
     ]
     for mib in (1, 16):
         made.append((f"copies {mib} MiB", lambda mib=mib: time_copies(streams, mib)))
-    for pushers, pullers, tile in ((16, 16, 2048), (8, 32, 2048), (16, 64, 2048), (16, 64, 4096)):
-        name = f"bulk 16 MiB 2 ranks {pushers}+{pullers} tile {tile}"
-        made.append((name, lambda p=pushers, q=pullers, t=tile: time_bulk(streams[:2], 16, p, q, t)))
-    made.append(("bulk 1 MiB 2 ranks", lambda: time_bulk(streams[:2], 1, 16, 64, 2048)))
-    made.append(("bulk 4 MiB 2 ranks", lambda: time_bulk(streams[:2], 4, 16, 64, 2048)))
+    for n, mib in ((2, 1), (2, 2), (2, 4), (2, 16), (3, 4), (3, 16)):
+        for copies in (False, True):
+            name = f"bulk {n} ranks {mib} MiB by {'copies' if copies and mib >= 2 else 'one kernel'}"
+            made.append((name, lambda n=n, mib=mib, copies=copies: time_bulk(streams[:n], mib, copies)))
     return made

@@ -24,7 +24,17 @@ from tpplan.executor.opening import start_worker
 from tpplan.hwprofiles.device_names import is_gpu
 from tpplan.planner.hf_config import spec_from_config
 from tpplan.planner.model_spec import ModelSpec
-from tpplan.planner.plan import HIDDEN_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split, devices_used
+from tpplan.planner.plan import (
+    GPU_PREFILL_CHUNK,
+    HIDDEN_UNIT,
+    PREFILL_CHUNK,
+    VOCAB_UNIT,
+    BlockPlan,
+    LayerPlan,
+    Range,
+    Split,
+    devices_used,
+)
 from tpplan.planner.units import Units, proportional
 
 PROMPT = 512
@@ -76,10 +86,11 @@ class Rig:
         opened = self.held.enter_context(open_devices([names[d] for d in on_gpus]))
         devices = dict(zip(on_gpus, opened, strict=True))
         cpus = {d: start_worker(names[d], self.held) for d in busy if d not in devices}
+        self.rows = min(PREFILL_CHUNK if cpus else GPU_PREFILL_CHUNK, context)
         places = {d: devices[d].place if d in devices else torch.device("cuda", 0) for d in busy}
         loader = GpuLoader(
             model, split, devices, lambda d: RandomWeights(model, places[d]), torch.bfloat16, context, self.logits,
-            limit_ms=20_000 if cpus else 5_000, cpus=cpus, cpu_cache=torch.bfloat16,
+            limit_ms=20_000 if cpus else 5_000, rows=self.rows, cpus=cpus, cpu_cache=torch.bfloat16,
         )  # fmt: skip
         started = time.perf_counter()
         self.runners = loader.load()
@@ -88,8 +99,8 @@ class Rig:
     def prefill(self, tokens: Sequence[int]) -> float:
         """Seconds from the first token to the logits of the last."""
         started = time.perf_counter()
-        for begin in range(0, len(tokens), 256):
-            chunk = tokens[begin : begin + 256]
+        for begin in range(0, len(tokens), self.rows):
+            chunk = tokens[begin : begin + self.rows]
             self.runners["prefill"].run(chunk, begin, begin + len(chunk) == len(tokens))
         return time.perf_counter() - started
 

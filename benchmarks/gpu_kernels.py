@@ -1,7 +1,8 @@
 """Checks the GPU kernels, then times them at Llama-3-8B's shapes in CUDA graphs with cold weights: one table.
 
 Run on a machine with a GPU, torch and triton, where `tpplan` names this checkout: `python benchmarks/gpu_kernels.py`.
-`--sweep` also times other tile sizes, `--times` leaves out the checks. Shares are of the bandwidth of a large copy,
+`--sweep` also times other tile sizes, `--times` leaves out the checks, `--sms=8` times products and attention of one
+row on a part of so many SMs. Shares are of the bandwidth of a large copy,
 measured in the same run; a kernel that only reads may pass it.
 """
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from tpplan.executor.gpu.devices import open_devices
 from tpplan.kernels.gpu import argmax, attention, gate_up, launch, linear, norm, rope
 
 LAYERS, HIDDEN, MLP, VOCABULARY, HEADS, KV_HEADS, HEAD_DIM = 32, 4096, 14336, 128256, 32, 8, 128
@@ -38,6 +40,9 @@ FEW_ROWS = [
 PREFILL = [(64, 64, 2, 4), (64, 64, 3, 4), (128, 64, 2, 8), (128, 64, 3, 8), (128, 128, 2, 8), (64, 128, 2, 4)]
 
 
+PART: list[torch.cuda.Stream] = []  # the stream of the part that is asked for
+
+
 def normal(*shape: int, dtype: torch.dtype = DTYPE) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cuda").normal_()
 
@@ -48,7 +53,7 @@ def weights(*shape: int) -> torch.Tensor:
 
 def graph_us(calls: list[Callable[[], None]], replays: int = 15) -> float:
     """Median time of one call, in a graph of all of them."""
-    stream = torch.cuda.Stream()
+    stream = PART[0] if PART else torch.cuda.Stream()
     with torch.cuda.stream(stream):
         calls[0]()
         torch.cuda.synchronize()
@@ -104,10 +109,10 @@ def sweep(configurations: list[tuple[int, ...]], names: list[tuple[object, str]]
     return "; ".join(f"{us:.2f} {configuration}" for us, configuration in sorted(found)[:4])
 
 
-def products(copy: float, sweeps: bool) -> None:
+def products(copy: float, sweeps: bool, many: bool = True) -> None:
     for name, N, K in PRODUCTS:
         copies = [weights(N, K) for _ in range(cold(2 * N * K))]
-        for rows in [1, 2, 8, 16] if name in ("qkv", "gate_up", "down") else [1, 8]:
+        for rows in ([1, 2, 8, 16] if name in ("qkv", "gate_up", "down") else [1, 8])[: None if many else 1]:
             x, squares = normal(rows, K), normal(rows, 4, dtype=torch.float32).square_()
             fused = name.startswith("gate_up")
             out, library = normal(rows, N // 2 if fused else N), normal(rows, N)
@@ -141,13 +146,8 @@ def decode_attention(copy: float, sweeps: bool) -> None:
 
         report(f"decode attention, context {context}", mine(), nbytes, copy)
         if sweeps:
-            kept, found = attention.SPLITS, []
-            for splits in [16, 32, 64]:
-                attention.SPLITS = splits
-                best = sweep([(32,), (64,), (128,)], [(attention, "decode_positions")], mine)
-                found.append(f"{splits} splits: {best}")
-            attention.SPLITS = kept
-            print("    best:", *found, flush=True)
+            tiles = [(splits, positions) for splits in (4, 8, 16, 32) for positions in (32, 64, 128)]
+            print("    best:", sweep(tiles, [(attention, "decode_tiles")], mine), flush=True)
 
 
 def prefill_attention(sweeps: bool) -> None:
@@ -156,8 +156,10 @@ def prefill_attention(sweeps: bool) -> None:
         q, out = normal(rows, HEADS * HEAD_DIM), normal(rows, HEADS * HEAD_DIM)
         keys, values = normal(KV_HEADS, context, HEAD_DIM), normal(KV_HEADS, context, HEAD_DIM)
 
-        def mine(q=q, keys=keys, values=values, out=out, context=context) -> float:
-            return graph_us([lambda: attention.prefill(q, keys, values, context - rows, 0, out, 4)] * 8)
+        control = torch.tensor([context - rows, 1, rows, 0], dtype=torch.int32, device="cuda")
+
+        def mine(q=q, keys=keys, values=values, out=out, control=control) -> float:
+            return graph_us([lambda: attention.prefill(q, keys, values, control, 0, out, 4)] * 8)
 
         asked = q.view(1, rows, HEADS, HEAD_DIM).transpose(1, 2)
         k, v = (x.repeat_interleave(4, 0).unsqueeze(0) for x in (keys, values))
@@ -245,6 +247,12 @@ def main() -> None:
     sweeps = "--sweep" in sys.argv
     copy = copy_bytes_per_s()
     print(f"{torch.cuda.get_device_name()}: copy {copy / 1e12:.2f} TB/s")
+    if part := [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--sms=")]:
+        with open_devices([f"cuda:0/{part[0]}"]) as devices:
+            PART.append(devices[0].compute)
+            decode_attention(copy, sweeps)
+            products(copy, False, many=False)
+        return
     chain(copy)
     decode_attention(copy, sweeps)
     products(copy, sweeps)

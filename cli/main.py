@@ -22,6 +22,7 @@ SUMMARIES = {
     "solve": "Find the fastest split of a model over those devices.",
     "simulate": "Play a plan through step by step, and say what decides its speed.",
     "run": "Generate text with the split model.",
+    "bench": "Time a plan on this machine.",
     "whatif": "Say what other devices and links would change.",
     "export": "Print the nearest command line of another engine.",
     "doctor": "Say what this machine has and what is missing.",

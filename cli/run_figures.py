@@ -53,7 +53,12 @@ class Figures:
 
     def measured(self, result: Generation) -> Predicted:
         """The same figures as they were."""
-        return Predicted(result.prefill_s, result.decode_s_per_token, result.decode_tokens_per_s)
+        return self.of(result.prefill_s, result.decode_s_per_token)
+
+    @staticmethod
+    def of(prefill_s: float, decode_s_per_token: float) -> Predicted:
+        """What was measured; no decode step gives no speed."""
+        return Predicted(prefill_s, decode_s_per_token, 1 / decode_s_per_token if decode_s_per_token else 0.0)
 
     def bandwidth_share(self, result: Generation) -> float | None:
         """Bytes read a second over what the plan's devices can read together; None without profile or decode step."""

@@ -13,8 +13,8 @@ from ..kernels.gpu.bulk import RING, Bulk, new_bulk_slots
 from ..kernels.gpu.host_memory import HostMemory, Layout, Rank
 from ..kernels.gpu.slots import in_order
 from .bench import LIMIT_S, together
+from .cell_rings import WAIT_MS
 from .gpu_timing import GpuBench
-from .word_rings import WAIT_MS
 
 TIMES = 6
 

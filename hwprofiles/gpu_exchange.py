@@ -15,10 +15,10 @@ from statistics import median
 import torch
 
 from .bench import together
+from .cell_rings import Benches, open_ring, sides
 from .gpu_bulk import bulk_s, pushed_bulk_s
 from .gpu_timing import LEAST_S, GpuBench
 from .profile import Format, OpPoint
-from .word_rings import Benches, open_ring, sides
 
 VISITS = 3
 SHORT, EXACT = torch.bfloat16, torch.float32

@@ -17,12 +17,12 @@ from ..executor.gpu.devices import GpuDevice
 from ..kernels.gpu.handover import Handover, advance, new_handover, new_results
 from ..kernels.gpu.host_memory import HostMemory, Layout, Rank
 from .bench import together, typical_s
+from .cell_rings import Benches
 from .gpu_exchange import exchange_figures
 from .gpu_links import links
 from .gpu_timing import LEAST_S, GpuBench, Launch, captured, replayed, start_graph
 from .profile import Link, OpPoint
 from .units import duration, rate
-from .word_rings import Benches
 
 COPIES, KERNELS, REPLAYS = 5, 64, 200
 

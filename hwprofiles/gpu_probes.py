@@ -212,12 +212,12 @@ def _attention(rows: int, kv_heads: int, heads: int, head_dim: int, context: int
         count = max(1, min(FEW_ROWS, bench.pool.nbytes // (2 * capacity)))
         caches = [bench.cold(*shape, dtype=dtype) for _ in range(count)]
         q, out = bench.buffer(rows, wide, dtype), bench.buffer(rows, wide, dtype)
+        control = torch.tensor([context - rows, 1, rows, 0], dtype=torch.int32, device=bench.device.place)
         if rows > FEW_ROWS:
             return [
-                lambda c=c: attention.prefill(q(), c[0], c[1], context - rows, 0, out(), group, 0)  # type: ignore[misc]
+                lambda c=c: attention.prefill(q(), c[0], c[1], control, 0, out(), group, 0)  # type: ignore[misc]
                 for c in caches
             ]
-        control = torch.tensor([context - rows, 1, rows, 0], dtype=torch.int32, device=bench.device.place)
         scratch = attention.scratch(heads, head_dim, rows, kv_heads, bench.device.place)
         return [
             lambda c=c: attention.decode(q(), c[0], c[1], control, 0, out(), group, 0, scratch)  # type: ignore[misc]

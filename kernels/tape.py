@@ -14,6 +14,9 @@ import numpy as np
 from numba import carray
 
 from .attention import attend
+from .cells import CONCAT as CONCAT
+from .cells import SUM as SUM
+from .cells import pull_cells, push_cells
 from .embed import embed_bf16, embed_f32
 from .jit import f32, i64, kernel, monotonic_ns, store_release, u16
 from .linear import linear_bf16, linear_f32
@@ -21,12 +24,9 @@ from .norm import rms_norm
 from .rope import rope
 from .staging import ARRIVED, wait
 from .swiglu import swiglu
-from .words import CONCAT as CONCAT
-from .words import SUM as SUM
-from .words import pull_words, push_words
 
 WIDTH = 16
-EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL, PUSH_WORDS, PULL_WORDS = range(12)
+EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL, PUSH_CELLS, PULL_CELLS = range(12)
 POSITION, ROWS, BASE = range(3)  # words of `state`; BASE: number of the pass's first collective, or of the pass
 
 
@@ -240,10 +240,10 @@ def _alone(i, state, abort, deadline_ns, trouble):  # type: ignore[no-untyped-de
         return _push(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
     if i[0] == PULL:
         return _pull(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
-    if i[0] == PULL_WORDS:
-        return pull_words(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
-    if i[0] == PUSH_WORDS:
-        push_words(i, state[BASE], state[ROWS])
+    if i[0] == PULL_CELLS:
+        return pull_cells(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
+    if i[0] == PUSH_CELLS:
+        push_cells(i, state[BASE], state[ROWS])
     elif i[0] == ARGMAX:
         _argmax(i)
     return ARRIVED

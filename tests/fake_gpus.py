@@ -20,6 +20,7 @@ import torch
 
 from tpplan.executor.gpu import devices
 from tpplan.hwprofiles import (
+    cell_rings,
     gpu_bulk,
     gpu_exchange,
     gpu_links,
@@ -27,7 +28,6 @@ from tpplan.hwprofiles import (
     gpu_probes,
     gpu_timing,
     nvidia_smi,
-    word_rings,
 )  # fmt: skip
 from tpplan.hwprofiles.device_names import gpu_of
 from tpplan.kernels.gpu import (
@@ -145,7 +145,7 @@ def fake_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange.Exchange, "__call__", _exchange)
     monkeypatch.setattr(handover.Handover, "__call__", _checked(handover.Handover.__call__))
     monkeypatch.setattr(gpu_bulk, "Bulk", FakeBulk)
-    for module in (word_rings, gpu_measure):
+    for module in (cell_rings, gpu_measure):
         monkeypatch.setattr(module, "advance", _advance)
     _shrink(monkeypatch)
 
@@ -153,7 +153,7 @@ def fake_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def _shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (gpu_timing, "POOL_BYTES", 2**23), (gpu_timing, "MATRIX", 32), (gpu_links, "COPY_BYTES", 2**12),
-        (gpu_measure, "REPLAYS", 3), (gpu_measure, "KERNELS", 2), (word_rings, "SITES", 2), (word_rings, "ROUNDS", 4),
+        (gpu_measure, "REPLAYS", 3), (gpu_measure, "KERNELS", 2), (cell_rings, "SITES", 2), (cell_rings, "ROUNDS", 4),
         (gpu_probes, "SHAPES", [(64, 32)]), (gpu_probes, "QUICK_SHAPES", [(64, 32)]),
         (gpu_probes, "FLOAT32_SHAPES", [(64, 32)]), (gpu_probes, "BATCH_SHAPES", [(64, 32)]),
         (gpu_probes, "FLOAT32_BATCH_SHAPES", [(64, 32)]), (gpu_probes, "HEADS", [(1, 2, 64)]),

@@ -53,14 +53,15 @@ def _rope(qkv, cos, sin, norms, eps, keys, values, control) -> None:  # type: ig
     rope.reference(qkv, cos, sin, norms, eps, keys, values, int(control[POSITION]))
 
 
-def _prefill(q, keys, values, position, window, out, group, skipped) -> None:  # type: ignore[no-untyped-def]
+def _prefill(q, keys, values, control, window, out, group, skipped) -> None:  # type: ignore[no-untyped-def]
     exact = torch.empty(out.shape)
+    position = int(control[POSITION])
     attention.reference(q.float().contiguous(), keys, values, position, window, exact, group, skipped)
     out.copy_(exact)
 
 
 def _decode(q, keys, values, control, window, out, group, skipped, scratch) -> None:  # type: ignore[no-untyped-def]
-    _prefill(q, keys, values, int(control[POSITION]), window, out, group, skipped)
+    _prefill(q, keys, values, control, window, out, group, skipped)
 
 
 def _argmax(logits, offset, best_id, best_value, scratch) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""CPU devices as ranks beside GPUs: the CPU's program, with exchanges that speak the GPUs' words.
+"""CPU devices as ranks beside GPUs: the CPU's program, with exchanges that go through the GPUs' cells.
 
 Such plans exchange float32 only, and the first producer adds the residual, as the layer graph says.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...kernels import tape
-from ...kernels.gpu.slots import WORD_BYTES, Site
+from ...kernels.gpu.slots import CELL_BYTES, Site
 from ...kernels.worker import Worker
 from ...planner.layer_graph import device_steps
 from ...planner.model_spec import ModelSpec
@@ -21,7 +21,7 @@ from ..weights import Key, Shard
 from .tokens import Tokens
 
 
-class SharedWords(Shared):
+class SharedPasses(Shared):
     """What the CPU devices' pass runner asks of the memory that they share with GPUs: to stop, and the pass's epoch."""
 
     def __init__(self, host: Tokens) -> None:
@@ -39,11 +39,11 @@ class SharedWords(Shared):
         self.host.memory.abort()
 
     def number(self, collectives: int) -> int:
-        """What the words of the pass at hand carry."""
+        """What the cells of the pass at hand carry."""
         return self.host.epoch
 
 
-class WordBinder(StepBinder):
+class CellBinder(StepBinder):
     """Binds a CPU device's steps to the call-sites of `sites`, by collective."""
 
     def __init__(self, model: ModelSpec, state: DeviceState, host: Tokens, sites: dict[int, Site]) -> None:
@@ -51,30 +51,30 @@ class WordBinder(StepBinder):
         self.host, self.sites = host, sites
 
     def _slot(self, site: Site, producer: int) -> int:
-        """Address of the first word of a producer's slot in passes of even epoch."""
-        words_before = site.slot_words[site.producers.index(producer)]
-        return self.host.memory.address + site.offset + WORD_BYTES * words_before
+        """Address of the first cell of a producer's slot in passes of even epoch."""
+        cells_before = site.slot_cells[site.producers.index(producer)]
+        return self.host.memory.address + site.offset + CELL_BYTES * cells_before
 
     def _push(self, step: Step) -> Bound:
         s, site = self.state, self.sites[step.collective]
         assert site.wire == torch.float32
         where = s.at(self._produced(step)), self._slot(site, s.device)
         self.exchanged = True
-        return Bound(step, (tape.PUSH_WORDS, *where, step.in_features, WORD_BYTES * site.copy_words))
+        return Bound(step, (tape.PUSH_CELLS, *where, step.in_features, CELL_BYTES * site.copy_cells))
 
     def _pull(self, step: Step) -> Bound:
         s, site, mine = self.state, self.sites[step.collective], self._produced(step)
         target = self._pull_target(step)
-        begin, stride = (step.span[0], self.model.hidden) if step.role == "pull_parts" else (0, 0)
+        wanted = step.span if step.role == "pull_parts" else None
         parts = []
         for producer, wide in zip(step.peers, step.widths, strict=True):
             own = producer == s.device
-            where = s.at(mine) + 4 * begin if own else self._slot(site, producer) + WORD_BYTES * begin
-            parts.append((int(not own), where, wide, stride or wide))
+            where = s.at(mine) if own else self._slot(site, producer)
+            parts.append((int(not own), where, wanted[0] if wanted else 0, wide, self.model.hidden if wanted else wide))
         table = s.keep(np.array(parts, dtype=np.int64))
         how = tape.CONCAT if step.combine == "concat" else tape.SUM
-        sizes = len(parts), how, step.out_features, WORD_BYTES * site.copy_words
-        return Bound(step, (tape.PULL_WORDS, s.at(target), table.ctypes.data, *sizes), awaited=step.peers)
+        sizes = len(parts), how, step.out_features, CELL_BYTES * site.copy_cells
+        return Bound(step, (tape.PULL_CELLS, s.at(target), table.ctypes.data, *sizes), awaited=step.peers)
 
 
 class CpuRanks:
@@ -95,7 +95,7 @@ class CpuRanks:
         cache_dtype: torch.dtype,
     ) -> None:
         self.model, self.cpus, self.others, self.host, self.ropes = model, cpus, others, host, ropes
-        self.logits, self.rows, self.cache_dtype, self.shared = logits, rows, cache_dtype, SharedWords(host)
+        self.logits, self.rows, self.cache_dtype, self.shared = logits, rows, cache_dtype, SharedPasses(host)
         self.states: dict[int, DeviceState] = {}
 
     def add(self, device: int, steps: list[Step], shards: dict[Key, Shard]) -> None:
@@ -110,6 +110,6 @@ class CpuRanks:
         programs = []
         for device, state in sorted(self.states.items()):
             if mine := device_steps(steps, device):
-                bound = WordBinder(self.model, state, self.host, sites).bind(mine)
+                bound = CellBinder(self.model, state, self.host, sites).bind(mine)
                 programs.append(DeviceProgram(self.cpus[device].name, state, bound))
         return PassRunner(programs, self.shared, 0, self.others)

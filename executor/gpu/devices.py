@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from ...hwprofiles.device_names import GpuName, check_names, gpu_of
+from ...kernels.gpu.sms import forget_stream, limit_stream
 from .partitions import Partitions
 from .requirements import check_gpu, check_pinning, free_bytes
 
@@ -96,6 +97,9 @@ class GpuDevices(list[GpuDevice]):
             device.worker.close()
         for index in {device.index for device in self}:
             torch.cuda.synchronize(index)
+        for device in self:
+            for stream in (device.compute, device.push, device.pull):
+                forget_stream(stream)
         for partitions in self.partitions:
             partitions.close()
         self.partitions.clear()
@@ -141,4 +145,11 @@ def _streams(
         return [(names[0], count, [torch.cuda.Stream(index) for _ in range(STREAMS)])]
     partitions = Partitions(index, [wanted[name].sms for name in names])
     devices.partitions.append(partitions)
-    return [(name, wanted[name].sms, [*partitions.streams(p, STREAMS)]) for p, name in enumerate(names)]
+    return [(name, wanted[name].sms, _part_streams(partitions, p)) for p, name in enumerate(names)]
+
+
+def _part_streams(partitions: Partitions, part: int) -> list[torch.cuda.Stream]:
+    streams: list[torch.cuda.Stream] = [*partitions.streams(part, STREAMS)]
+    for stream in streams:
+        limit_stream(stream, partitions.sizes[part])
+    return streams

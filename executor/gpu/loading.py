@@ -162,7 +162,9 @@ class GpuLoader:
         for program, collectives in zip(programs, each, strict=True):
             program.worker.submit(partial(_launch_all, program, sizes, collectives)).result()
         for program in runners["decode"].programs:
-            program.worker.submit(program.capture).result()
+            program.worker.submit(partial(program.capture, 1, True)).result()
+        for program in runners.get("prefill", runners["decode"]).programs:
+            program.worker.submit(partial(_capture_all, program, sizes[1:])).result()
         for program in programs:
             program.worker.submit(program.exchanges.bulk.reset).result()
         for device in self.devices.values():
@@ -177,3 +179,14 @@ def _launch_all(program: GpuProgram, sizes: list[int], collectives: int) -> None
         program.state.upload([0] * rows, rows, 0, 1)
         program.launch(rows, logits=True)
     program.worker.stream.synchronize()
+
+
+def _capture_all(program: GpuProgram, sizes: list[int]) -> None:
+    """Passes over prompts, as far as they can be captured; those without logits only in the largest size, which is that
+    of all chunks but the last.
+    """
+    possible = [rows for rows in sizes if rows <= program.capturable_rows]
+    for rows in possible:
+        program.capture(rows, logits=True)
+    for rows in possible[-1:]:
+        program.capture(rows, logits=False)

@@ -99,11 +99,19 @@ class GpuBinder:
             x, out = s.view(source, rows, step.in_features), s.view(target, rows, step.out_features)
             self._product(x, shard, out, squares)
 
+        chosen = torch.zeros(1, step.in_features, dtype=s.formats.weights, device=s.place)
+        chosen_sums = None if squares is None else torch.zeros_like(squares[:1])
+
         def last(rows: int) -> None:
-            row = slice(s.last_row, s.last_row + 1)
-            x, out = s.view(source, rows, step.in_features)[row], s.view(target, 1, step.out_features)
-            sums = squares[row] if squares is not None and rows <= FEW_ROWS else None
-            linear.linear(x, shard.weight, shard.bias, out, sums, self.model.hidden, self.model.norm_eps)
+            x, sums, out = s.view(source, rows, step.in_features), squares, s.view(target, 1, step.out_features)
+            if rows > 1:
+                x = torch.index_select(x, 0, s.last_row, out=chosen)
+            if rows > FEW_ROWS:
+                sums = None
+            elif rows > 1 and squares is not None and chosen_sums is not None:
+                sums = torch.index_select(squares, 0, s.last_row, out=chosen_sums)
+            one = None if sums is None else sums[:1]
+            linear.linear(x, shard.weight, shard.bias, out, one, self.model.hidden, self.model.norm_eps)
 
         return last if step.block == "head" else run
 
@@ -166,7 +174,7 @@ class GpuBinder:
             if rows <= FEW_ROWS:
                 attention.decode(q, keys, values, s.control, window, out, group, skipped, scratch)
             else:
-                attention.prefill(q, keys, values, s.position, window, out, group, skipped)
+                attention.prefill(q, keys, values, s.control, window, out, group, skipped)
 
         return run
 

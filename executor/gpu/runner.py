@@ -33,7 +33,7 @@ TOKEN_LIMIT_S = 20.0
 
 @dataclass
 class GpuProgram:
-    """One device's launches of one phase. `graph`: one row from token to best token, once captured.
+    """One device's launches of one phase. `graphs`: passes that were captured, by rows and whether they have logits.
 
     `before_head`: launches of a pass that wants no logits; the exchange that feeds the head is among them, so that
     nobody waits for a pull that never comes.
@@ -45,7 +45,7 @@ class GpuProgram:
     launches: list[Launch]
     hand_over: Callable[[], None]
     exchanges: PhaseExchanges
-    graph: torch.cuda.CUDAGraph | None = None
+    graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = field(default_factory=dict)
     timeline: list[tuple[Step, int]] = field(default_factory=list)  # of the last timed pass: step, its end in ns
     before_head: int = field(init=False)
 
@@ -78,13 +78,25 @@ class GpuProgram:
         self.worker.stream.synchronize()
         self.timeline = [(named_after(launch), started_ns + int(begin.elapsed_time(end) * 1e6)) for launch, end in ends]
 
-    def capture(self) -> None:
-        """Records a pass of one row; everything it launches must have been loaded before."""
-        self.state.upload([0], 1, 0, 1)
+    @property
+    def capturable_rows(self) -> int:
+        """Rows of the largest pass that the host has no part in but to start it."""
+        return FEW_ROWS if any(step.collective >= 0 for step in self.steps) else self.state.rows
+
+    def capture(self, rows: int, logits: bool) -> None:
+        """Records a pass; everything it launches must have been loaded before."""
+        self.state.upload([0] * rows, rows, 0, 1)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.worker.stream, capture_error_mode="thread_local"):
-            self.launch(1, logits=True)
-        self.graph = graph
+            self.launch(rows, logits)
+        self.graphs[rows, logits] = graph
+
+    def start(self, rows: int, logits: bool) -> None:
+        """Enqueues a pass, by its graph if there is one."""
+        if graph := self.graphs.get((rows, logits)):
+            graph.replay()
+        else:
+            self.launch(rows, logits)
 
 
 class Goal:
@@ -118,7 +130,7 @@ class GpuRunner:
     """The programs of one phase on all devices that take part, ready to run passes one after the other.
 
     `rows`: that the devices' buffers have room for. `cpus`: the CPU devices of the plan, None without. They take no
-    padded rows, and no more at once than words carry, and the host tells them every token.
+    padded rows, and no more at once than cells carry, and the host tells them every token.
     """
 
     def __init__(
@@ -153,10 +165,8 @@ class GpuRunner:
             program.exchanges.number = number
             if self.timed:
                 program.launch_timed(bucket, logits)
-            elif bucket == 1 and logits and program.graph is not None:
-                program.graph.replay()
             else:
-                program.launch(bucket, logits)
+                program.start(bucket, logits)
 
         with self._running(enqueue):
             if self.cpus is not None:
@@ -177,8 +187,7 @@ class GpuRunner:
             program.state.upload([token], 1, position, first)
             done = 0
             while goal.beyond(done):
-                assert program.graph is not None
-                program.graph.replay()
+                program.graphs[1, True].replay()
                 done += 1
 
         with self._running(replays):

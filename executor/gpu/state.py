@@ -53,7 +53,7 @@ class GpuState:
         self.buffers = {name: self._buffer(name, wide) for name, wide in _widths(steps, model.hidden).items()}
         self.control = torch.zeros(CONTROL_WORDS, dtype=torch.int32, device=place)
         self.tokens = torch.zeros(self.rows, dtype=torch.int64, device=place)
-        self.position = self.last_row = 0  # of the pass at hand, for what is not captured
+        self.last_row = torch.zeros(1, dtype=torch.int64, device=place)
         self.best_id = torch.zeros(1, dtype=torch.int64, device=place)
         self.best_value = torch.zeros(1, device=place)
 
@@ -70,7 +70,7 @@ class GpuState:
 
     def upload(self, tokens: Sequence[int], rows: int, position: int, epoch: int) -> None:
         """Says what the next pass is of: `tokens`, of which the first `rows` count."""
-        self.position, self.last_row = position, rows - 1
+        self.last_row.fill_(rows - 1)
         self.control[:3].copy_(torch.tensor([position, epoch, rows], dtype=torch.int32))
         self.tokens[: len(tokens)].copy_(torch.tensor(tokens, dtype=torch.int64))
 

@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 
 from .launch import options, shared_bytes, tile, wait
+from .sms import sms_for
 
-SPLITS = 32
+MOST_SPLITS = 32
 LOG2E = math.log2(math.e)
 
 
@@ -38,11 +39,11 @@ def reference(
 
 
 def scratch(heads: int, head_dim: int, rows: int, kv_heads: int, device: torch.device | str) -> list[torch.Tensor]:
-    """Of `decode`, allocated once: sums [rows, heads, SPLITS, head_dim] and their peaks and weights [rows, heads,
-    SPLITS, 2] float32, arrivals [rows, kv_heads] int32."""
+    """Of `decode`, allocated once: sums [rows, heads, splits, head_dim] and their peaks and weights [rows, heads,
+    splits, 2] float32, arrivals [rows, kv_heads] int32."""
     return [
-        torch.empty(rows, heads, SPLITS, head_dim, device=device),
-        torch.empty(rows, heads, SPLITS, 2, device=device),
+        torch.empty(rows, heads, MOST_SPLITS, head_dim, device=device),
+        torch.empty(rows, heads, MOST_SPLITS, 2, device=device),
         torch.zeros(rows, kv_heads, dtype=torch.int32, device=device),
     ]
 
@@ -51,7 +52,7 @@ def scratch(heads: int, head_dim: int, rows: int, kv_heads: int, device: torch.d
 def _decode(
     q, keys, values, control, out, sums, peaks, arrivals,
     stride, heads, kv_heads, capacity, window, skipped, scale,
-    GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, GROUP_TILE: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
     BLOCK: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """One row, one KV head, one split of the positions; the last program to arrive adds the splits up, in order."""
@@ -94,28 +95,29 @@ def _decode(
         before = tl.atomic_add(arrivals + row * kv_heads + kv_head, 1)
         if before == used - 1:
             tl.store(arrivals + row * kv_heads + kv_head, 0)
-            _combine(out, sums, peaks, row, kv_head, used, heads, skipped, GROUP, HEAD_DIM, DIM, SPLITS)
+            _combine(out, sums, peaks, row, kv_head, used, heads, skipped, GROUP, GROUP_TILE, HEAD_DIM, DIM, SPLITS)
 
 
 @triton.jit
 def _combine(
     out, sums, peaks, row, kv_head, used, heads, skipped,
-    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, SPLITS: tl.constexpr,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    d, s = tl.arange(0, DIM), tl.arange(0, SPLITS)
-    for inside in tl.static_range(GROUP):
-        head = kv_head * GROUP + inside - skipped
-        mine = (head >= 0) & (head < heads)
-        slot = (row * heads + head) * SPLITS + s
-        there = mine & (s < used)
-        peak = tl.load(peaks + slot * 2, mask=there, other=float("-inf"))
-        weight = tl.load(peaks + slot * 2 + 1, mask=there, other=0.0)
-        mask = there[:, None] & (d < HEAD_DIM)[None, :]
-        total = tl.load(sums + slot[:, None] * HEAD_DIM + d[None, :], mask=mask, other=0.0)
-        fade = tl.exp2(peak - tl.where(mine, tl.max(peak, 0), 0.0))
-        mixed = tl.sum(total * fade[:, None], 0) / tl.where(mine, tl.sum(weight * fade, 0), 1.0)
-        target = out + (row.to(tl.int64) * heads + head) * HEAD_DIM + d
-        tl.store(target, mixed.to(out.dtype.element_ty), mask=mine & (d < HEAD_DIM))
+    """All heads of a group at once: all loads are in flight together."""
+    s, inside, d = tl.arange(0, SPLITS), tl.arange(0, HEADS), tl.arange(0, DIM)
+    head = kv_head * GROUP + inside - skipped
+    mine = (inside < GROUP) & (head >= 0) & (head < heads)
+    slot = (row * heads + head)[None, :] * SPLITS + s[:, None]
+    there = mine[None, :] & (s < used)[:, None]
+    peak = tl.load(peaks + slot * 2, mask=there, other=float("-inf"))
+    weight = tl.load(peaks + slot * 2 + 1, mask=there, other=0.0)
+    mask = there[:, :, None] & (d < HEAD_DIM)[None, None, :]
+    total = tl.load(sums + slot[:, :, None] * HEAD_DIM + d[None, None, :], mask=mask, other=0.0)
+    fade = tl.exp2(peak - tl.where(mine, tl.max(peak, 0), 0.0)[None, :])
+    weights = tl.where(mine, tl.sum(weight * fade, 0), 1.0)
+    mixed = tl.sum(total * fade[:, :, None], 0) / weights[:, None]
+    target = out + (row.to(tl.int64) * heads + head)[:, None] * HEAD_DIM + d[None, :]
+    tl.store(target, mixed.to(out.dtype.element_ty), mask=mine[:, None] & (d < HEAD_DIM)[None, :])
 
 
 def decode(
@@ -137,25 +139,28 @@ def decode(
     """
     kv_heads, capacity, head_dim = keys.shape
     rows, heads = q.shape[0], q.shape[1] // head_dim
-    _decode[(kv_heads, SPLITS, rows)](
+    splits, block = decode_tiles(kv_heads * rows, head_dim, q.element_size(), shared_bytes(q), sms_for(q))
+    _decode[(kv_heads, splits, rows)](
         q, keys, values, control, out, *scratch,
         q.stride(0), heads, kv_heads, capacity, window, skipped, LOG2E / math.sqrt(head_dim),
-        GROUP=group, HEADS=tile(group, least=16), HEAD_DIM=head_dim, DIM=tile(head_dim, least=16),
-        BLOCK=decode_positions(head_dim, q.element_size(), shared_bytes(q)), SPLITS=SPLITS, **options(q), num_warps=4,
+        GROUP=group, HEADS=tile(group, least=16), GROUP_TILE=tile(group), HEAD_DIM=head_dim,
+        DIM=tile(head_dim, least=16), BLOCK=block, SPLITS=splits, **options(q), num_warps=4,
     )  # fmt: skip
 
 
-def decode_positions(head_dim: int, element_bytes: int, shared: int) -> int:
-    """Positions a step, as many as have room for keys and values twice."""
-    positions = 128
+def decode_tiles(groups: int, head_dim: int, element_bytes: int, shared: int, sms: int) -> tuple[int, int]:
+    """SPLITS of each of `groups` KV heads and rows, and positions a step: about a program for every SM, since an SM's
+    second program begins late; and room for keys and values twice.
+    """
+    positions = 64
     while positions > 16 and 4 * positions * tile(head_dim, least=16) * element_bytes > shared * 7 // 8:
         positions //= 2
-    return positions
+    return tile(sms // groups // 2 + 1, least=8, most=MOST_SPLITS), positions
 
 
-@triton.jit(do_not_specialize=["position", "rows"])
+@triton.jit(do_not_specialize=["rows"])
 def _prefill(
-    q, keys, values, out, position, rows,
+    q, keys, values, out, control, rows,
     stride, heads, capacity, window, group, skipped, scale,
     HEAD_DIM: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -164,6 +169,7 @@ def _prefill(
     head, first_row = tl.program_id(0), tl.program_id(1) * ROWS
     wait(OVERLAP)
     row, d, t = first_row + tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    position = tl.load(control)
     here = (row < rows)[:, None] & (d < HEAD_DIM)[None, :]
     query = tl.load(q + row.to(tl.int64)[:, None] * stride + head * HEAD_DIM + d[None, :], mask=here, other=0.0)
     cached = ((skipped + head) // group).to(tl.int64) * capacity * HEAD_DIM + t[:, None] * HEAD_DIM + d[None, :]
@@ -195,18 +201,18 @@ def prefill(
     q: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    position: int,
+    control: torch.Tensor,
     window: int,
     out: torch.Tensor,
     group: int,
     skipped: int = 0,
 ) -> None:
-    """As `decode`, for many rows, the first at `position`."""
+    """As `decode`, for many rows, the first at control[0]."""
     capacity, head_dim = keys.shape[1:]
     rows, heads = q.shape[0], q.shape[1] // head_dim
     row_tile, block, stages, warps = prefill_tiles(head_dim, q.element_size(), shared_bytes(q))
     _prefill[(heads, triton.cdiv(rows, row_tile))](
-        q, keys, values, out, position, rows,
+        q, keys, values, out, control, rows,
         q.stride(0), heads, capacity, window, group, skipped, LOG2E / math.sqrt(head_dim),
         HEAD_DIM=head_dim, DIM=tile(head_dim, least=16), ROWS=row_tile, BLOCK=block, STAGES=stages,
         **options(q), num_warps=warps,

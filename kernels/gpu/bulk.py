@@ -1,29 +1,32 @@
 """Large exchanges (prefill): chunks of plain values in host memory, each with a flag; both directions in one kernel.
 
-The first half of the programs pushes, the rest pulls. A chunk is some whole rows of a part, about
-CHUNK values; its flag is a word whose epoch is the number of the collective. Slots are few (RING a producer) and
-taken in turn by number; before a slot is written again its last readers must have said, in their `pulled` words, that
-they are through. Numbers grow by one with every bulk collective of the plan, whoever takes part, and begin at 1.
+The first programs push, the rest pull. A chunk is some whole rows of a part, about CHUNK values; its flag is a word
+whose epoch is the number of the collective. One thread of a program waits, and one fences and signals: a fence reaches
+to the host and back, and those of many threads would follow each other. Slots are few (RING a producer) and taken in
+turn by number; before a slot is written again its last readers must have said, in their `pulled` words, that they are
+through. Numbers grow by one with every bulk collective of the plan, whoever takes part, and begin at 1.
 Parts are added in producer order in float32 from what was rounded to the wire type: all members get the same bits.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from .bulk_copies import Copies, Job, suits
 from .host_memory import LINE_BYTES, Layout, Rank, round_up
 from .launch import row_stride
 from .payloads import TL_TYPES
-from .waiting import signal, wait_asm
+from .waiting import signal, wait_flags_asm
 
 RING = 2
-CHUNK = 8192  # values
-TILE = 2048  # values that a program has in flight of each producer
-PUSHERS, PULLERS, WARPS = 16, 16, 8
+CHUNK = 16384  # values
+TILE = 4096  # values that a program has in flight of each producer
+PUSHERS, PULLERS, WARPS = 16, 32, 8
 
 
 @dataclass(frozen=True)
@@ -70,35 +73,34 @@ def pull_tile(
     return value.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["readers_number", "number", "rows", "abort", "trouble", "limit_ms"])
+@triton.jit(do_not_specialize=["readers_number", "number", "rows", "chunk_rows", "abort", "trouble", "limit_ms"])
 def bulk_kernel(
     part, part_stride, carry, carry_stride, out, out_stride, residual, residual_stride, done, data, flags, data_step,
-    flag_step, pulled, readers_number, number, rows, begin, end, abort, trouble, limit_ms,
-    READERS_WAIT: tl.constexpr, READERS_CONSTRAINTS: tl.constexpr, READERS_PAYLOADS: tl.constexpr, WAIT: tl.constexpr,
-    CONSTRAINTS: tl.constexpr, PAYLOADS: tl.constexpr, DEVICES: tl.constexpr, WIDTHS: tl.constexpr,
-    DEVICE: tl.constexpr, OWN: tl.constexpr, CONCAT: tl.constexpr, CHUNK_ROWS: tl.constexpr, PUSHES: tl.constexpr,
+    flag_step, pulled, readers_number, number, rows, chunk_rows, begin, end, abort, trouble, limit_ms,
+    READERS_WAIT: tl.constexpr, WAIT: tl.constexpr, CONSTRAINTS: tl.constexpr, DEVICES: tl.constexpr,
+    WIDTHS: tl.constexpr, DEVICE: tl.constexpr, OWN: tl.constexpr, CONCAT: tl.constexpr, PUSHES: tl.constexpr,
     PULLS: tl.constexpr, PUSHERS: tl.constexpr, PULLERS: tl.constexpr, WIRE: tl.constexpr, TILE: tl.constexpr,
     LINE: tl.constexpr,
 ):  # fmt: skip
-    """part, carry: [rows, own width]; out, residual: [rows, end - begin]; a chunk is CHUNK_ROWS rows of a part.
+    """part, carry: [rows, own width]; out, residual: [rows, end - begin]; a chunk is `chunk_rows` rows of a part.
 
     Strides and spans are specialised: only where Triton knows them to be multiples of 16 does it move 16 bytes at once.
     They are the same in every pass, so one warm-up of a call-site loads what it needs.
     """
     program = tl.program_id(0)
-    chunks = tl.cdiv(rows, CHUNK_ROWS)
+    chunks = tl.cdiv(rows, chunk_rows)
     lanes = tl.arange(0, TILE)
     if program < PUSHERS:
         if PUSHES:
             if READERS_WAIT is not None:
                 tl.inline_asm_elementwise(
-                    READERS_WAIT, READERS_CONSTRAINTS, [pulled, tl.full([], LINE, tl.int64), readers_number,
-                    tl.full([], 1, tl.int32), abort, trouble, (number & 0x3FFFFF) << 8, limit_ms],
-                    dtype=READERS_PAYLOADS, is_pure=False, pack=1,
+                    READERS_WAIT, CONSTRAINTS, [pulled, tl.full([], LINE, tl.int64), readers_number, abort, trouble,
+                    (number & 0x3FFFFF) << 8, limit_ms], dtype=tl.int32, is_pure=False, pack=1,
                 )  # fmt: skip
+                tl.debug_barrier()
             mine = slot_of(data, data_step, DEVICE, WIRE)
             for chunk in range(program, chunks, PUSHERS):
-                for row in range(chunk * CHUNK_ROWS, tl.minimum(rows, (chunk + 1) * CHUNK_ROWS)):
+                for row in range(chunk * chunk_rows, tl.minimum(rows, (chunk + 1) * chunk_rows)):
                     for first in range(0, WIDTHS[OWN], TILE):
                         column = first + lanes
                         inside = column < WIDTHS[OWN]
@@ -111,11 +113,11 @@ def bulk_kernel(
         for chunk in range(program - PUSHERS, chunks, PULLERS):
             if WAIT is not None:
                 tl.inline_asm_elementwise(
-                    WAIT, CONSTRAINTS, [flags + chunk.to(tl.int64) * LINE, flag_step.to(tl.int64), number,
-                    tl.full([], 1, tl.int32), abort, trouble, (number & 0x3FFFFF) << 8, limit_ms],
-                    dtype=PAYLOADS, is_pure=False, pack=1,
+                    WAIT, CONSTRAINTS, [flags + chunk.to(tl.int64) * LINE, flag_step.to(tl.int64), number, abort,
+                    trouble, (number & 0x3FFFFF) << 8, limit_ms], dtype=tl.int32, is_pure=False, pack=1,
                 )  # fmt: skip
-            for row in range(chunk * CHUNK_ROWS, tl.minimum(rows, (chunk + 1) * CHUNK_ROWS)):
+                tl.debug_barrier()
+            for row in range(chunk * chunk_rows, tl.minimum(rows, (chunk + 1) * chunk_rows)):
                 if CONCAT:
                     start = 0
                     for k in tl.static_range(len(WIDTHS)):
@@ -166,9 +168,11 @@ class Bulk:
     pushers: int = PUSHERS
     pullers: int = PULLERS
     readers: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # ring -> number, consumers
+    compiled: dict[object, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.done = torch.zeros(1, dtype=torch.int32, device=f"cuda:{self.rank.gpu}")
+        self.copies = Copies(self.rank)
 
     def reset(self) -> None:
         """Forgets earlier collectives; with `HostMemory.reset`, while all devices are idle."""
@@ -188,9 +192,12 @@ class Bulk:
         residual: torch.Tensor | None = None,
         carry: torch.Tensor | None = None,
         span: tuple[int, int] | None = None,
+        whole: bool = False,
     ) -> None:
         """Collective `number` of the plan over `rows` rows; `widths` by producer; `span`: the columns of a sum that
-        this device wants; `carry` must not share memory with `out`. Launches one kernel on the current stream.
+        this device wants; `whole`: all consumers want all columns; `carry` must not share memory with `out`.
+
+        On the current stream: one kernel, or copies where parts are large and whole.
         """
         s, r = self.slots, self.rank
         devices = tuple(sorted(d for d, width in widths.items() if width))
@@ -198,24 +205,59 @@ class Bulk:
         own = devices.index(r.device) if r.device in devices else -1
         pulls, ring = r.device in consumers, number % RING
         pushes = own >= 0 and consumers != (r.device,)
-        peers = tuple(d for d in devices if d != r.device)
-        wait, constraints = wait_asm(peers, acquire=True) if pulls and peers else (None, None)
         before, readers = self.readers.get(ring, (0, ())) if pushes else (0, ())
-        held, held_constraints = wait_asm(readers, reached=True, acquire=True) if readers else (None, None)
         if pushes:
             self.readers[ring] = (number, tuple(c for c in consumers if c != r.device))
+        if whole and suits(wide, rows, wire):
+            job = Job(
+                devices, wide, consumers, readers, combine == "concat", wire, rows, s.data + ring * s.slot_bytes,
+                RING * s.slot_bytes, s.flags + ring * s.flag_bytes, RING * s.flag_bytes, s.pulled,
+            )  # fmt: skip
+            self.copies(job, number, before, part, out, residual, carry)
+            return
         begin, end = span or (0, sum(wide) if combine == "concat" else wide[0])
-        bulk_kernel[(self.pushers + (self.pullers if pulls else 0),)](
-            part, row_stride(part), carry, row_stride(carry), out, row_stride(out), residual, row_stride(residual),
+        tensors = part, carry, out, residual
+        arguments = (
+            *(x for tensor in tensors for x in (tensor, row_stride(tensor))),
             self.done,
             r.at(s.data + ring * s.slot_bytes), r.at(s.flags + ring * s.flag_bytes), RING * s.slot_bytes,
-            RING * s.flag_bytes, r.at(s.pulled), before, number, rows, begin, end, r.abort, r.trouble, r.limit_ms,
-            READERS_WAIT=held, READERS_CONSTRAINTS=held_constraints, READERS_PAYLOADS=(tl.int32,) * len(readers),
-            WAIT=wait, CONSTRAINTS=constraints, PAYLOADS=(tl.int32,) * len(peers), DEVICES=devices, WIDTHS=wide,
-            DEVICE=r.device, OWN=own, CONCAT=combine == "concat", CHUNK_ROWS=chunk_rows(sum(wide) // len(wide)),
-            PUSHES=pushes, PULLS=pulls, PUSHERS=self.pushers, PULLERS=self.pullers, WIRE=TL_TYPES[wire],
-            TILE=self.tile, LINE=LINE_BYTES, num_warps=WARPS,
+            RING * s.flag_bytes, r.at(s.pulled), before, number, rows, chunk_rows(sum(wide) // len(wide)), begin, end,
+            r.abort, r.trouble, r.limit_ms,
         )  # fmt: skip
+        constants = (readers, devices, wide, own, combine, pushes, pulls, wire)
+        key = (*constants, begin, end, *map(_specialised, tensors))
+        grid = (self.pushers + (self.pullers if pulls else 0), 1, 1)
+        if key in self.compiled:
+            compiled, rest = self.compiled[key]
+            compiled[grid](*arguments, *rest)
+        else:
+            rest = self._constants(*constants)
+            self.compiled[key] = bulk_kernel[grid](*arguments, *rest, num_warps=WARPS), rest
+
+    def _constants(
+        self,
+        readers: tuple[int, ...],
+        devices: tuple[int, ...],
+        wide: tuple[int, ...],
+        own: int,
+        combine: str,
+        pushes: bool,
+        pulls: bool,
+        wire: torch.dtype,
+    ) -> tuple[object, ...]:
+        """The kernel's constants, in its order."""
+        peers = tuple(d for d in devices if d != self.rank.device)
+        held = wait_flags_asm(readers, reached=True)[0] if readers else None
+        wait = wait_flags_asm(peers)[0] if pulls and peers else None
+        return (
+            held, wait, wait_flags_asm((0,))[1], devices, wide, self.rank.device, own, combine == "concat", pushes,
+            pulls, self.pushers, self.pullers, TL_TYPES[wire], self.tile, LINE_BYTES,
+        )  # fmt: skip
+
+
+def _specialised(tensor: torch.Tensor | None) -> tuple[object, ...]:
+    """What Triton compiles for, of a tensor: looking it up here takes a tenth of what Triton's own look-up does."""
+    return () if tensor is None else (tensor.dtype, tensor.data_ptr() % 16, tensor.stride(0))
 
 
 def chunk_rows(width: int) -> int:

@@ -12,6 +12,7 @@ import triton.language as tl
 
 from .launch import inverse_rms, options, shared_bytes, tile, wait
 from .linear import ROWS, few_rows_tiles, one_row_tiles
+from .staged_row import gate_up_row, staged_tiles
 
 
 def reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -114,7 +115,15 @@ def gate_up(
     assert rows <= ROWS, f"{rows} rows: products of more than {ROWS} are matrix products"
     parts = 1 if squares is None else squares.shape[1]
     flags = {"PARTS": tile(parts), "BIASED": bias is not None, "SCALED": squares is not None, **options(x)}
-    if rows == 1:
+    staged = staged_tiles(x, K) if rows == 1 else None
+    if staged is not None:
+        BLOCK_N, BLOCK_K, stages, warps = staged
+        BLOCK_N //= 2
+        gate_up_row[(triton.cdiv(N, BLOCK_N),)](
+            x, weight, bias, out, squares, N, K, parts, width, eps,
+            BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, STAGES=stages, EVEN=K % BLOCK_K == 0, **flags, num_warps=warps,
+        )  # fmt: skip
+    elif rows == 1:
         BLOCK_N, BLOCK_K, warps = one_row_tiles(K, weight.element_size())
         BLOCK_N //= 2
         _one_row[(triton.cdiv(N, BLOCK_N),)](

@@ -1,8 +1,8 @@
 """From the head to the embedding: each head device's best logit, and the token that wins, without the host.
 
-A site of two float32-sized words a head device: word 0 carries the bits of the best logit, word 1 the token id. Every
-consumer picks the best itself (lowest id on ties; LAST_ID where one is NaN) and writes it into its `token` tensor
-and into its ring in host memory, as a word (id, epoch), where the host reads tokens while the devices go on.
+A site of one cell a head device: its payloads are the bits of the best logit, the token id and zero. Every consumer
+picks the best itself (lowest id on ties; LAST_ID where one is NaN) and writes it into its `token` tensor and into
+its ring in host memory, as a word (id, epoch), where the host reads tokens while the devices go on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .host_memory import HostMemory, Layout, Rank
 from .slots import Site, new_site
-from .waiting import push_words, wait_asm
+from .waiting import push_cells, push_words, wait_cells_asm
 
 RESULTS = 64  # tokens that a device may be ahead of the host
 LAST_ID = tl.constexpr(0x7FFFFFFF)  # stands for "the logits are not numbers"
@@ -35,31 +35,30 @@ def result(memory: HostMemory, results: int, epoch: int) -> int | None:
     return word & 0xFFFFFFFF if word >> 32 == epoch else None
 
 
-@triton.jit(do_not_specialize=["base", "copy_words", "results", "abort", "trouble", "site", "limit_ms"])
+@triton.jit(do_not_specialize=["base", "copy_cells", "results", "abort", "trouble", "site", "limit_ms"])
 def handover_kernel(
-    best_value, best_id, token, control, base, copy_words, results, abort, trouble, site, limit_ms,
+    best_value, best_id, token, control, base, copy_cells, results, abort, trouble, site, limit_ms,
     WAIT: tl.constexpr, CONSTRAINTS: tl.constexpr, PRODUCERS: tl.constexpr, OWN: tl.constexpr, PULLS: tl.constexpr,
-    PUSHES: tl.constexpr, SLOT_WORDS: tl.constexpr, RING: tl.constexpr,
+    PUSHES: tl.constexpr, SLOT_CELLS: tl.constexpr, RING: tl.constexpr,
 ):  # fmt: skip
     """One program of one warp: lane p is producer p."""
     lane = tl.arange(0, 32)
     epoch = tl.load(control + 1)
-    slot = base + ((epoch & 1) * copy_words + lane * SLOT_WORDS).to(tl.int64) * 8
+    slot = base + ((epoch & 1) * copy_cells + lane * SLOT_CELLS).to(tl.int64) * 16
     own = lane == OWN
     value, number = tl.zeros([32], tl.int32), tl.zeros([32], tl.int32)
     if OWN >= 0:
         value += tl.load(best_value).to(tl.float32).to(tl.int32, bitcast=True)
         number += tl.load(best_id).to(tl.int32)
         if PUSHES:
-            push_words(slot, value, epoch, own)
-            push_words(slot + 8, number, epoch, own)
+            push_cells(slot, value, number, lane * 0, epoch, own)
     if PULLS:
         member = lane < PRODUCERS
         if WAIT is not None:
             needed = (member & (lane != OWN)).to(tl.int32)
             arrived = tl.inline_asm_elementwise(
-                WAIT, CONSTRAINTS, [slot, tl.full([], 8, tl.int64), epoch, needed, abort, trouble, (site << 8) | lane,
-                limit_ms], dtype=(tl.int32, tl.int32), is_pure=False, pack=1,
+                WAIT, CONSTRAINTS, [slot, slot, epoch, needed, abort, trouble, (site << 8) | lane, limit_ms],
+                dtype=(tl.int32, tl.int32, tl.int32), is_pure=False, pack=1,
             )  # fmt: skip
             value, number = tl.where(own, value, arrived[0]), tl.where(own, number, arrived[1])
         logit = value.to(tl.float32, bitcast=True)
@@ -84,7 +83,7 @@ class Handover:
         self.pushes = self.own >= 0 and site.consumers != (rank.device,)
         self.results = 0 if results is None else rank.at(results)
         alone = site.producers == (rank.device,)
-        self.wait, self.constraints = (None, None) if alone or not self.pulls else wait_asm((0, 1), words=True)
+        self.wait, self.constraints = (None, None) if alone or not self.pulls else wait_cells_asm((0,))
 
     def __call__(
         self,
@@ -96,9 +95,9 @@ class Handover:
         """best_value: [1] float32, best_id: [1] int64 of a head device; token: [1] int64 of a consumer."""
         s, r = self.site, self.rank
         handover_kernel[(1,)](
-            best_value, best_id, token, control, r.at(s.offset), s.copy_words, self.results, r.abort, r.trouble,
+            best_value, best_id, token, control, r.at(s.offset), s.copy_cells, self.results, r.abort, r.trouble,
             s.number, r.limit_ms, WAIT=self.wait, CONSTRAINTS=self.constraints, PRODUCERS=len(s.producers),
-            OWN=self.own, PULLS=self.pulls, PUSHES=self.pushes, SLOT_WORDS=s.copy_words // len(s.producers),
+            OWN=self.own, PULLS=self.pulls, PUSHES=self.pushes, SLOT_CELLS=s.copy_cells // len(s.producers),
             RING=RESULTS, num_warps=1,
         )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """y = x @ w^T + bias for few rows: bound by the reading of weights, which begins before the input is ready.
 
 Weights are `[out_features, in_features]`, as checkpoints store them; products and sums are float32. One row takes the
-plain kernel (16 bytes a thread and load), 2 to 16 the matrix units. Sums have a fixed order: results repeat bitwise.
+plain kernel (16 bytes a thread and load), or on a part of a GPU that of `staged_row`; 2 to 16 the matrix units. Sums
+have a fixed order: results repeat bitwise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .launch import inverse_rms, options, shared_bytes, tile, wait
+from .staged_row import linear_row, staged_tiles
 
 ROWS = 16
 
@@ -93,7 +95,14 @@ def linear(
     assert rows <= ROWS, f"{rows} rows: products of more than {ROWS} are matrix products"
     parts = 1 if squares is None else squares.shape[1]
     flags = {"PARTS": tile(parts), "BIASED": bias is not None, "SCALED": squares is not None, **options(x)}
-    if rows == 1:
+    staged = staged_tiles(x, K) if rows == 1 else None
+    if staged is not None:
+        BLOCK_N, BLOCK_K, stages, warps = staged
+        linear_row[(triton.cdiv(N, BLOCK_N),)](
+            x, weight, bias, out, squares, N, K, parts, width, eps,
+            BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, STAGES=stages, EVEN=K % BLOCK_K == 0, **flags, num_warps=warps,
+        )  # fmt: skip
+    elif rows == 1:
         BLOCK_N, BLOCK_K, warps = one_row_tiles(K, weight.element_size())
         _one_row[(triton.cdiv(N, BLOCK_N),)](
             x, weight, bias, out, squares, N, K, parts, width, eps,

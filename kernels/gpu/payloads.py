@@ -1,6 +1,7 @@
-"""Values of a wire type in the payloads of words, and what is done with those that came: parts of exchange kernels.
+"""Values of a wire type in the payloads of cells, and what is done with those that came: parts of exchange kernels.
 
-A word's payload is one float32 or two values of a 2-byte type; `VALUES` says how many.
+A payload is one float32 or two values of a 2-byte type; `VALUES` says how many. A cell has three. In kernels the values
+of cells are six tensors (low, high) * 3, of which float32 needs the low ones only.
 """
 
 from __future__ import annotations
@@ -53,16 +54,45 @@ def unpack(payload, WIRE: tl.constexpr, VALUES: tl.constexpr):
 
 
 @triton.jit
+def load_cells(tensor, offset, cell, shift, begin, end, VALUES: tl.constexpr):
+    """The six values of each cell: those of columns [begin, end), which lie at offset + column - shift."""
+    at = cell * (3 * VALUES)
+    a, b = _pair(tensor, offset - shift, at, begin, end, VALUES)
+    c, d = _pair(tensor, offset - shift, at + VALUES, begin, end, VALUES)
+    e, f = _pair(tensor, offset - shift, at + 2 * VALUES, begin, end, VALUES)
+    return a, b, c, d, e, f
+
+
+@triton.jit
+def _pair(tensor, offset, column, begin, end, VALUES: tl.constexpr):
+    inside, inside_high = (column >= begin) & (column < end), (column + 1 >= begin) & (column + 1 < end)
+    return load(tensor, offset + column, inside, inside_high, VALUES)
+
+
+@triton.jit
+def pack_cells(values, WIRE: tl.constexpr, VALUES: tl.constexpr):
+    """Three payloads of six values."""
+    return (
+        pack(values[0], values[1], WIRE, VALUES),
+        pack(values[2], values[3], WIRE, VALUES),
+        pack(values[4], values[5], WIRE, VALUES),
+    )
+
+
+@triton.jit
 def finish(
-    low, high, at, inside, inside_high, row, out, out_stride, scale_low, scale_high, scaled, scaled_stride, squares,
-    program, programs, VALUES: tl.constexpr,
+    low, high, column, shift, begin, end, row, out, out_stride, scale_low, scale_high, scaled, scaled_stride,
+    SQUARES: tl.constexpr, VALUES: tl.constexpr,
 ):  # fmt: skip
-    """Writes out, scaled and this program's sum of squares."""
+    """Writes out and scaled; the squares of what it wrote, [n] float32."""
+    inside, inside_high = (column >= begin) & (column < end), (column + 1 >= begin) & (column + 1 < end)
+    at = column - shift
     store(out, row * out_stride + at, low, high, inside, inside_high, VALUES)
     if scaled is not None:
         store(scaled, row * scaled_stride + at, low * scale_low, high * scale_high, inside, inside_high, VALUES)
-    if squares is not None:
+    kept = low
+    if SQUARES:
         kept = tl.where(inside, low * low, 0.0)
         if VALUES == 2:
             kept += tl.where(inside_high, high * high, 0.0)
-        tl.store(squares + row * programs + program, tl.sum(kept))
+    return kept

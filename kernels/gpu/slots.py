@@ -1,12 +1,12 @@
-"""Call-sites of collectives: where in host memory which producer's words lie.
+"""Call-sites of collectives: where in host memory which producer's cells lie.
 
-A word is 8 bytes, little-endian: 4 payload bytes, then the 32-bit epoch of the pass that wrote it. It is written by
-one store and read by one load, so whoever reads the right epoch has the payload too; there is no other flag.
-A payload is one float32, or two values of a 2-byte type (the lower half is the first; a last odd value has zero
-beside it). A slot is `[rows, row_words(width)]` words; a site has `SLOT_COPIES` slots for each producer, and pass
-`epoch` uses copy `epoch % SLOT_COPIES`: word i of a producer's row r is at
+A cell is 16 bytes, little-endian: three payloads of 4 bytes, then the 32-bit epoch of the pass that wrote it. It is
+written by one store and read by one load, so whoever reads the right epoch has the payloads too: no other flag is
+needed. A payload is one float32, or two values of a 2-byte type (the lower half is the first); what is left over of a
+row's last cell is zero. A slot is `[rows, row_cells(width)]` cells; a site has `SLOT_COPIES` slots for each producer,
+and pass `epoch` uses copy `epoch % SLOT_COPIES`: cell i of a producer's row r is at
 
-    site.offset + 8 * ((epoch % 2) * site.copy_words + site.slot_words[producer] + r * row_words(width) + i)
+    site.offset + 16 * ((epoch % 2) * site.copy_cells + site.slot_cells[producer] + r * row_cells(width) + i)
 
 Epochs begin at 1 (zeroed memory holds none) and only grow. Nobody confirms a pull: pass n + 2 writes what pass n wrote,
 and the pass in between cannot end before all pulls of pass n have, since its first token depends on them.
@@ -26,17 +26,18 @@ import torch
 from .host_memory import LINE_BYTES, HostMemory, Layout, round_up
 
 SLOT_COPIES = 2
-WORD_BYTES = 8
+CELL_BYTES = 16
+PAYLOADS = 3  # of a cell
 Combine = Literal["sum", "concat"]
 
 
-def values_per_word(wire: torch.dtype) -> int:
+def values_per_payload(wire: torch.dtype) -> int:
     """1 for float32, 2 for float16 and bfloat16."""
     return 4 // wire.itemsize
 
 
-def row_words(width: int, wire: torch.dtype) -> int:
-    return -(-width // values_per_word(wire))
+def row_cells(width: int, wire: torch.dtype) -> int:
+    return -(-width // (PAYLOADS * values_per_payload(wire)))
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Site:
     rows: int
     spans: tuple[tuple[int, int], ...]
     offset: int
-    slot_words: tuple[int, ...]  # where each producer's slot begins
-    copy_words: int
+    slot_cells: tuple[int, ...]  # where each producer's slot begins
+    copy_cells: int
 
     def begins(self) -> tuple[int, ...]:
         """First column of each producer's slice in what is concatenated."""
@@ -81,31 +82,36 @@ def new_site(
     assert producers, "a collective without producers"
     assert consumers, "a collective without consumers"
     assert combine == "concat" or len(set(wide)) == 1, "the parts of a sum are equally wide"
-    sizes = [round_up(rows * row_words(width, wire), LINE_BYTES // WORD_BYTES) for width in wide]
+    sizes = [round_up(rows * row_cells(width, wire), LINE_BYTES // CELL_BYTES) for width in wide]
     total = sum(wide) if combine == "concat" else wide[0]
     takers = tuple(sorted(consumers))
     ranges = tuple((spans or {}).get(d, (0, total)) for d in takers)
-    assert all(begin % values_per_word(wire) == 0 for begin, _ in ranges), "a span begins inside a word"
-    offset = layout.reserve(SLOT_COPIES * sum(sizes) * WORD_BYTES)
+    offset = layout.reserve(SLOT_COPIES * sum(sizes) * CELL_BYTES)
     starts = (0, *accumulate(sizes[:-1]))
     return Site(number, producers, wide, takers, combine, wire, rows, ranges, offset, starts, sum(sizes))
 
 
 def slot(memory: HostMemory, site: Site, place: int, epoch: int, rows: int) -> np.ndarray:
-    """Words of the producer at `place` in pass `epoch`: [rows, row words] uint64."""
-    wide = row_words(site.widths[place], site.wire)
-    start = site.offset + WORD_BYTES * (epoch % SLOT_COPIES * site.copy_words + site.slot_words[place])
-    return memory.view(start, rows * wide).reshape(rows, wide)
+    """Cells of the producer at `place` in pass `epoch`: [rows, row cells, 2] uint64, the epoch in the upper half of the
+    second."""
+    wide = row_cells(site.widths[place], site.wire)
+    start = site.offset + CELL_BYTES * (epoch % SLOT_COPIES * site.copy_cells + site.slot_cells[place])
+    return memory.view(start, 2 * rows * wide).reshape(rows, wide, 2)
 
 
 def host_push(memory: HostMemory, site: Site, device: int, part: torch.Tensor, epoch: int) -> None:
-    """A CPU device's `part` [rows, width] into its slot; the residual, where it carries one, is in it already."""
+    """A CPU device's `part` [rows, width] into its slot; the residual, where it carries one, is in it already.
+
+    Epochs are written last; on x86, others see stores in order.
+    """
     rows, width = part.shape
-    per_word, place = values_per_word(site.wire), site.producers.index(device)
-    padded = torch.zeros(rows, row_words(width, site.wire) * per_word, dtype=site.wire)
+    place, cells = site.producers.index(device), row_cells(width, site.wire)
+    padded = torch.zeros(rows, cells * PAYLOADS * values_per_payload(site.wire), dtype=site.wire)
     padded[:, :width] = part
-    payload = padded.view(torch.int32).numpy().view(np.uint32).astype(np.uint64)
-    slot(memory, site, place, epoch, rows)[:] = payload | np.uint64(epoch << 32)
+    payloads = padded.view(torch.int32).numpy().view(np.uint32).astype(np.uint64).reshape(rows, cells, PAYLOADS)
+    target, upper = slot(memory, site, place, epoch, rows), np.uint64(32)
+    target[..., 0] = payloads[..., 0] | payloads[..., 1] << upper
+    target[..., 1] = payloads[..., 2] | np.uint64(epoch << 32)
 
 
 def host_wait(memory: HostMemory, words: np.ndarray, epoch: int, limit_s: float) -> bool:
@@ -126,12 +132,13 @@ def host_pull(
     """
     parts = []
     for place, width in enumerate(site.widths):
-        words = slot(memory, site, place, epoch, rows)
-        if not host_wait(memory, words, epoch, limit_s):
+        cells = slot(memory, site, place, epoch, rows)
+        if not host_wait(memory, cells[..., 1], epoch, limit_s):
             memory.abort()
             raise TimeoutError(f"device {device} waited for device {site.producers[place]} at call-site {site.number}")
-        payload = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.int32)
-        parts.append(torch.from_numpy(payload).view(site.wire)[:, :width].float())
+        payloads = np.ascontiguousarray(cells).view(np.uint32).reshape(rows, -1, 4)[..., :PAYLOADS].reshape(rows, -1)
+        values = torch.from_numpy(payloads.copy().view(np.int32)).view(site.wire)
+        parts.append(values[:, :width].float())
     whole = torch.cat(parts, 1) if site.combine == "concat" else in_order(parts)
     begin, end = site.span(device)
     return whole[:, begin:end]

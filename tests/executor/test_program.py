@@ -69,7 +69,7 @@ def test_a_profile_without_a_kind_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_every_kind_is_bound() -> None:
     """The binder and the tape know every kind of step, and the binder nothing else of that name."""
     assert all(callable(getattr(Binder, f"_{kind}", None)) for kind in Kind)
-    opcodes = [getattr(tape, kind.name) for kind in Kind] + [tape.PUSH_WORDS, tape.PULL_WORDS]
+    opcodes = [getattr(tape, kind.name) for kind in Kind] + [tape.PUSH_CELLS, tape.PULL_CELLS]
     assert sorted(opcodes) == list(range(len(Kind) + 2))
 
 

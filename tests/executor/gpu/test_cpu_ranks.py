@@ -1,4 +1,4 @@
-"""CPU devices that speak the GPUs' words: each against the words of plain Python, and whole models without any GPU."""
+"""CPU devices that exchange in the GPUs' cells: against the cells of plain Python, and whole models without any GPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PROMPT = 27
 def runners(
     model: ModelSpec, path: Path, split: Split, held: ExitStack, context: int = 64
 ) -> tuple[dict[Phase, PassRunner], Tokens, torch.Tensor]:
-    """Programs of CPU devices only, which exchange through words."""
+    """Programs of CPU devices only, which exchange through cells."""
     steps, logits = phase_steps(model, split), torch.zeros(model.vocab)
     layout, sites = Layout(len(TRIO)), {}
     for phase in steps:
@@ -73,7 +73,7 @@ def passes(runner: PassRunner, host: Tokens, ids: list[int], position: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_model_split_over_words(tmp_path: Path, seed: int) -> None:
+def test_a_model_split_over_cells(tmp_path: Path, seed: int) -> None:
     """Prompt and tokens over any split give the logits of the same plan run through the CPUs' own slots, bit for bit
     where the rows of a pass are the same, and in any case within rounding.
     """
@@ -100,26 +100,25 @@ def test_a_model_split_over_words(tmp_path: Path, seed: int) -> None:
 
 
 def instructions(memory: HostMemory, site: Site, device: int, part: torch.Tensor, out: torch.Tensor) -> Any:
-    """Push and pull of one device, as `WordBinder` writes them."""
-    base, copy = memory.address + site.offset, 8 * site.copy_words
+    """Push and pull of one device, as `CellBinder` writes them."""
+    base, copy = memory.address + site.offset, 16 * site.copy_cells
     begin, end = site.span(device)
     table = []
     for place, (producer, wide) in enumerate(zip(site.producers, site.widths, strict=True)):
-        own, wanted = producer == device, end - begin if site.combine == "sum" else wide
-        start = begin if site.combine == "sum" else 0
-        where = part.data_ptr() + 4 * start if own else base + 8 * (site.slot_words[place] + start)
-        table.append((int(not own), where, wanted, wide))
+        where = part.data_ptr() if producer == device else base + 16 * site.slot_cells[place]
+        wanted = (begin, end - begin) if site.combine == "sum" else (0, wide)
+        table.append((int(producer != device), where, *wanted, wide))
     parts = np.array(table, dtype=np.int64)
     how = tape.CONCAT if site.combine == "concat" else tape.SUM
-    own_slot = base + 8 * site.slot_words[site.producers.index(device)]
-    push = (tape.PUSH_WORDS, part.data_ptr(), own_slot, part.shape[1], copy)
-    pull = (tape.PULL_WORDS, out.data_ptr(), parts.ctypes.data, len(parts), how, out.shape[1], copy)
+    own_slot = base + 16 * site.slot_cells[site.producers.index(device)]
+    push = (tape.PUSH_CELLS, part.data_ptr(), own_slot, part.shape[1], copy)
+    pull = (tape.PULL_CELLS, out.data_ptr(), parts.ctypes.data, len(parts), how, out.shape[1], copy)
     return tape.table([push, pull]), parts
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16])
 @pytest.mark.parametrize("combine", ["sum", "concat"])
-def test_words_are_those_of_the_gpus(rows: int, combine: str) -> None:
+def test_cells_are_those_of_the_gpus(rows: int, combine: str) -> None:
     """What a CPU device pushes, the reference of the GPUs' slots pulls, and the other way round, in both copies."""
     layout = Layout(3)
     widths = {0: 37, 1: 37, 2: 37} if combine == "sum" else {0: 5, 1: 37, 2: 12}
@@ -149,8 +148,8 @@ def run(program: np.ndarray, epoch: int, rows: int, memory: HostMemory, limit_ns
     return int(outcome), int(trouble[2])
 
 
-def test_a_missing_word_is_told() -> None:
-    """One stale word of one producer ends the wait at the deadline, by that producer's place; an abort ends it too."""
+def test_a_missing_cell_is_told() -> None:
+    """One stale cell of one producer ends the wait at the deadline, by that producer's place; an abort ends it too."""
     layout = Layout(3)
     site = new_site(layout, 1, {0: 9, 1: 9, 2: 9}, (1,), "sum", torch.float32, 16)
     memory, parts = HostMemory(layout), torch.ones(2, 9)
@@ -158,7 +157,7 @@ def test_a_missing_word_is_told() -> None:
     program, kept = instructions(memory, site, 1, parts, out)
     host_push(memory, site, 0, parts, 3)
     host_push(memory, site, 2, parts, 3)
-    slot(memory, site, 2, 3, 2)[1, 8] = (1 << 32) | 5
+    slot(memory, site, 2, 3, 2)[1, 2, 1] = (1 << 32) | 5
     assert run(program, 3, 2, memory, limit_ns=10**7) == (staging.TIMED_OUT, 2)
     memory.abort()
     assert run(program, 3, 2, memory)[0] == staging.ABORTED
@@ -176,7 +175,5 @@ def test_a_stalled_cpu_device_stops_the_others(tmp_path: Path, monkeypatch: pyte
         decode = by_phase["decode"]
         decode.programs = decode.programs[1:]
         host.epoch += 1
-        with pytest.raises(
-            DeviceFailed, match=r"device cpu:\S+ failed in .*, step pull\w*: waited too long for device"
-        ):
+        with pytest.raises(DeviceFailed, match=r"device cpu\S* failed in .*, step pull\w*: waited too long for device"):
             decode.run([1], 0, True)

@@ -101,8 +101,8 @@ def decoding(split: Split) -> tuple[GpuRunner, Replays]:
     layout = Layout(1)
     results = layout.reserve(64 * 8)
     ran = GpuRunner([made], Tokens(HostMemory(layout), {}, results), 512, torch.zeros(MODEL.vocab), 256)
-    made.graph = Replays(ran)  # type: ignore[assignment]
-    return ran, made.graph  # type: ignore[return-value]
+    made.graphs[1, True] = Replays(ran)  # type: ignore[assignment]
+    return ran, made.graphs[1, True]  # type: ignore[return-value]
 
 
 def test_decode_streams_tokens_in_order() -> None:
@@ -200,7 +200,7 @@ def test_a_stalled_device_stops_the_others_by_name() -> None:
     with open_devices(["cuda:0/8", "cuda:0/16"]) as devices:
         decode = loaded(split, devices)["decode"]
         stalled = decode.programs[1]
-        stalled.graph = SimpleNamespace(replay=lambda: None)  # type: ignore[assignment]
+        stalled.graphs[1, True] = SimpleNamespace(replay=lambda: None)  # type: ignore[assignment]
         with pytest.raises(DeviceFailed, match=r"failed in .* waited too long for device"):
             decode.run([1], 0, True)
         decode.host.memory.close()

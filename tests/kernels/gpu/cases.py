@@ -17,7 +17,7 @@ from triton.runtime import interpreter
 from tpplan.kernels import embed as host_embed
 from tpplan.kernels import norm as host_norm
 from tpplan.kernels import rope as host_rope
-from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope
+from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope, staged_row
 
 
 def _scalars_index_again() -> None:
@@ -74,6 +74,17 @@ def check_norm() -> None:
 def check_products() -> None:
     for rows, (N, K), dtype in itertools.product([1, 2, 16], [(33, 20), (128, 64), (33, 1365), (20, 2048)], DTYPES):
         _check_product(rows, N, K, dtype, extras=(rows + K) % 3 == 0)
+
+
+def check_products_on_parts() -> None:
+    """One row, as on parts of a GPU of so many SMs."""
+    kept = staged_row.sms_for
+    try:
+        for sms, (N, K), dtype in itertools.product([8, 24, 48], [(33, 20), (128, 64), (33, 1365), (20, 2048)], DTYPES):
+            staged_row.sms_for = lambda _, sms=sms: sms
+            _check_product(1, N, K, dtype, extras=(sms + K) % 3 == 0)
+    finally:
+        staged_row.sms_for = kept
 
 
 def _check_product(rows: int, N: int, K: int, dtype: torch.dtype, extras: bool) -> None:
@@ -150,7 +161,8 @@ def check_prefill() -> None:
         heads, group, skipped, head_dim = share
         q, keys, values = _attention_case(rows, share, position, dtype)
         out = poisoned(rows, heads * head_dim, dtype=dtype)
-        attention.prefill(q, keys, values, position, window, out, group, skipped)
+        control = torch.tensor([position, 0, 0, 0], dtype=torch.int32, device=DEVICE)
+        attention.prefill(q, keys, values, control, window, out, group, skipped)
         expected = attention.reference(q, keys, values, position, window, group, skipped)
         close(f"prefill {rows=} {share=} {position=} {window=} {dtype}", out, expected, dtype)
 

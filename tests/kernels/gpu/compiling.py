@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope
+from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope, staged_row
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
 SHARED = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB a program may take
@@ -67,19 +67,35 @@ def cases(dtype: torch.dtype) -> list[Launch]:
     hidden, squares, caches = single(1, 4096), single(1, 8), (empty(8, 4096, 128), empty(8, 4096, 128))
     weight, gates, qkv, mixed = empty(6144, 4096), empty(28672, 4096), empty(1, 6144), empty(1, 4096)
     scratch = attention.scratch(32, 128, 1, 8, "meta")
-    return launches(
-        lambda: (
-            norm.scaled(hidden, single(4096), mixed, squares, hidden),
-            norm.norm(single(256, 4096), single(4096), 1e-5, empty(256, 4096)),
-            embed.embed(tokens, empty(128256, 4096), 0, single(256, 4096)),
-            argmax.argmax(single(128256), 0, empty(1, dtype=torch.int64), single(1), argmax.scratch("meta")),
-            rope.rope(qkv, single(4096, 64), single(4096, 64), (single(128), single(128)), 1e-5, *caches, control),
-            attention.decode(mixed, *caches, control, 0, empty(1, 4096), 4, 0, scratch),
-            attention.prefill(empty(256, 4096), *caches, 0, 0, empty(256, 4096), 4),
-            linear.linear(mixed, weight, single(6144), qkv, squares, 4096, 1e-5),
-            linear.linear(empty(8, 4096), weight, None, single(8, 6144), single(8, 8), 4096, 1e-5),
-            gate_up.gate_up(mixed, gates, single(28672), empty(1, 14336), squares, 4096, 1e-5),
-            gate_up.gate_up(empty(8, 4096), gates, None, empty(8, 14336), single(8, 8), 4096, 1e-5),
+
+    def part(sms: int) -> list[Launch]:
+        kept, staged_row.sms_for = staged_row.sms_for, lambda _: sms
+        found = launches(
+            lambda: (
+                linear.linear(mixed, weight, None, qkv, squares, 4096, 1e-5),
+                gate_up.gate_up(mixed, gates, None, empty(1, 14336), squares, 4096, 1e-5),
+            )
+        )
+        staged_row.sms_for = kept
+        return found
+
+    return (
+        part(8)
+        + part(48)
+        + launches(
+            lambda: (
+                norm.scaled(hidden, single(4096), mixed, squares, hidden),
+                norm.norm(single(256, 4096), single(4096), 1e-5, empty(256, 4096)),
+                embed.embed(tokens, empty(128256, 4096), 0, single(256, 4096)),
+                argmax.argmax(single(128256), 0, empty(1, dtype=torch.int64), single(1), argmax.scratch("meta")),
+                rope.rope(qkv, single(4096, 64), single(4096, 64), (single(128), single(128)), 1e-5, *caches, control),
+                attention.decode(mixed, *caches, control, 0, empty(1, 4096), 4, 0, scratch),
+                attention.prefill(empty(256, 4096), *caches, control, 0, empty(256, 4096), 4),
+                linear.linear(mixed, weight, single(6144), qkv, squares, 4096, 1e-5),
+                linear.linear(empty(8, 4096), weight, None, single(8, 6144), single(8, 8), 4096, 1e-5),
+                gate_up.gate_up(mixed, gates, single(28672), empty(1, 14336), squares, 4096, 1e-5),
+                gate_up.gate_up(empty(8, 4096), gates, None, empty(8, 14336), single(8, 8), 4096, 1e-5),
+            )
         )
     )
 
@@ -96,7 +112,7 @@ def inspect(kernel: JITFunction, arguments: dict[str, Any], architecture: int) -
         wide = r"ld\.global\S*\.v4\.b32|cp\.async\.c[ag]\.shared\.global\S* \[[^]]*\], \[[^]]*\], 0x10"
         assert re.search(wide, ptx), f"{name}: no 16-byte loads of weights"
         before = ptx.split("griddepcontrol.wait")[0]
-        if overlaps and kernel.__name__ == "_one_row":
+        if overlaps and kernel.__name__ in ("_one_row", "linear_row", "gate_up_row"):
             assert re.search(wide, before), f"{name}: no weights asked for before its input is ready"
     print("ok", name)
 

@@ -15,7 +15,9 @@ pytest.importorskip("triton")
 CASES = Path(__file__).with_name("cases.py")
 
 
-@pytest.mark.parametrize("names", [["norm", "rope", "embed", "argmax"], ["products"], ["decode", "prefill"]])
+@pytest.mark.parametrize(
+    "names", [["norm", "rope", "embed", "argmax"], ["products", "products_on_parts"], ["decode", "prefill"]]
+)
 def test_kernels_equal_references_in_the_interpreter(names: list[str]) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     ran = subprocess.run([sys.executable, CASES, *names], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The words of small exchanges in host memory, as a CPU device reads and writes them."""
+"""The cells of small exchanges in host memory, as a CPU device reads and writes them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def test_uneven_slices_are_concatenated(wire: torch.dtype) -> None:
     assert torch.equal(host_pull(memory, site, 1, 1), torch.cat([first, last], 1).to(wire).float())
 
 
-def test_a_word_is_payload_then_epoch_and_epochs_alternate() -> None:
+def test_a_cell_is_payloads_then_epoch_and_epochs_alternate() -> None:
     layout = Layout(1)
-    site = new_site(layout, 1, {0: 2}, (0,), "concat", torch.bfloat16)
+    site = new_site(layout, 1, {0: 7}, (0,), "concat", torch.bfloat16)
     memory = HostMemory(layout)
-    host_push(memory, site, 0, torch.tensor([[1.0, -2.0]]), 5)
-    assert slot(memory, site, 0, 5, 1).tolist() == [[0x5_C000_3F80]]
-    assert slot(memory, site, 0, 6, 1).tolist() == [[0]]
+    host_push(memory, site, 0, torch.tensor([[1.0, -2.0, 2.0, 4.0, -1.0, 0.5, 8.0]]), 5)
+    cells = [[0x4080_4000_C000_3F80, 0x5_3F00_BF80], [0x4100, 0x5_0000_0000]]
+    assert slot(memory, site, 0, 5, 1).tolist() == [cells]
+    assert slot(memory, site, 0, 6, 1).tolist() == [[[0, 0], [0, 0]]]
 
 
 def test_a_late_producer_is_named_and_stops_everybody() -> None:

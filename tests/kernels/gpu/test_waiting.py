@@ -12,11 +12,11 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from tpplan.kernels.gpu import bulk, exchange, handover, waiting  # noqa: E402
+from tpplan.kernels.gpu import bulk, bulk_copies, exchange, handover, waiting  # noqa: E402
 
 ARCHITECTURES = [75, 80, 86, 89, 90, 120]
 ADDRESSES = ("base", "data", "flags", "pulled", "abort", "trouble", "results")
-POINTERS = {"scaled": "*bf16", "control": "*i32", "done": "*i32", "best_id": "*i64", "token": "*i64"}
+POINTERS = {"word": "*i64", "scaled": "*bf16", "control": "*i32", "done": "*i32", "best_id": "*i64", "token": "*i64"}
 FLOATS = ("part", "carry", "out", "residual", "weight", "squares", "best_value")
 
 
@@ -35,51 +35,68 @@ def ptx(kernel, architecture: int, **constants: object) -> str:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("wire", "values"), [(tl.bfloat16, 2), (tl.float32, 1)])
-def test_a_sum_polls_all_peers_in_one_loop_with_whole_words(architecture, wire, values) -> None:
-    wait, constraints = waiting.wait_asm((0, 2))
+def test_a_sum_polls_all_peers_in_one_loop_with_whole_cells(architecture, wire, values) -> None:
+    wait, constraints = waiting.wait_cells_asm((0, 2))
     text = ptx(
-        exchange.sum_kernel, architecture, WAIT=wait, CONSTRAINTS=constraints, PAYLOADS=(tl.int32,) * 2, PRODUCERS=3,
+        exchange.sum_kernel, architecture, WAIT=wait, CONSTRAINTS=constraints, PAYLOADS=(tl.int32,) * 6, PRODUCERS=3,
         OWN=1, PULLS=True, PUSHES=True, WIRE=wire, VALUES=values, BLOCK=128,
+        OVERLAP=architecture >= 90,
     )  # fmt: skip
-    assert len(re.findall(r"ld\.relaxed\.sys\.global\.b64 word\d", text)) == 2
-    assert text.count("st.relaxed.sys.global.b64 [%rd") >= 2, "one push of a word, one trouble word"
+    assert_polls(text, 2)
+    assert text.count("st.relaxed.sys.global.b128 [%rd") == 1, "one push of a cell"
+    assert text.count("st.relaxed.sys.global.b64 [%rd") == 1, "one trouble word"
     assert "%globaltimer" in text
+
+
+def assert_polls(text: str, cells: int) -> None:
+    """So many whole cells, asked for before any is looked at."""
+    polls = [m.start() for m in re.finditer(r"ld\.relaxed\.sys\.global\.b128 cell\d", text)]
+    assert len(polls) == cells
+    assert polls[-1] < text.index("mov.b128 {low, high}, cell0", polls[0])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_concatenation_polls_one_producer(architecture) -> None:
-    wait, constraints = waiting.wait_asm((0,))
+    wait, constraints = waiting.wait_cells_asm((0,))
     text = ptx(
         exchange.concat_kernel, architecture, WAIT=wait, CONSTRAINTS=constraints, WIDTHS=(576, 300, 12),
-        SLOT_WORDS=(0, 288, 448), OWN=1, PULLS=True, PUSHES=True, WIRE=tl.bfloat16, VALUES=2, BLOCK=128,
+        SLOT_CELLS=(0, 96, 152), OWN=1, PULLS=True, PUSHES=True, WIRE=tl.bfloat16, VALUES=2, BLOCK=128,
+        OVERLAP=architecture >= 90,
     )  # fmt: skip
-    assert len(re.findall(r"ld\.relaxed\.sys\.global\.b64 word\d", text)) == 1
+    assert_polls(text, 1)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_hand_over_waits_for_value_and_id(architecture) -> None:
-    wait, constraints = waiting.wait_asm((0, 1), words=True)
+def test_a_hand_over_waits_for_value_and_id_in_one_cell(architecture) -> None:
+    wait, constraints = waiting.wait_cells_asm((0,))
     text = ptx(
         handover.handover_kernel, architecture, WAIT=wait, CONSTRAINTS=constraints, PRODUCERS=3, OWN=1, PULLS=True,
-        PUSHES=True, SLOT_WORDS=16, RING=64,
+        PUSHES=True, SLOT_CELLS=8, RING=64,
     )  # fmt: skip
-    assert len(re.findall(r"ld\.relaxed\.sys\.global\.b64 word\d", text)) == 2
+    assert_polls(text, 1)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("concat", [False, True])
 def test_bulk_flags_follow_a_fence_and_are_acquired(architecture, concat) -> None:
-    wait, constraints = waiting.wait_asm((0, 2), acquire=True)
-    held, held_constraints = waiting.wait_asm((0, 2), reached=True, acquire=True)
-    two = (tl.int32,) * 2
+    wait, constraints = waiting.wait_flags_asm((0, 2))
+    held, _ = waiting.wait_flags_asm((0, 2), reached=True)
     text = ptx(
-        bulk.bulk_kernel, architecture, READERS_WAIT=held, READERS_CONSTRAINTS=held_constraints, READERS_PAYLOADS=two,
-        WAIT=wait, CONSTRAINTS=constraints, PAYLOADS=two, DEVICES=(0, 1, 2), WIDTHS=(576,) * 3, DEVICE=1, OWN=1,
-        CONCAT=concat, CHUNK_ROWS=14, PUSHES=True, PULLS=True, PUSHERS=16, PULLERS=16, WIRE=tl.bfloat16, TILE=2048,
-        LINE=128,
+        bulk.bulk_kernel, architecture, READERS_WAIT=held, WAIT=wait, CONSTRAINTS=constraints, DEVICES=(0, 1, 2),
+        WIDTHS=(576,) * 3, DEVICE=1, OWN=1, PUSHERS=16, PULLERS=16, WIRE=tl.bfloat16, TILE=2048, LINE=128,
+        CONCAT=concat, PUSHES=True, PULLS=True,
     )  # fmt: skip
     assert re.search(r"bar\.sync(?:(?!st\.global).)*?fence\.acq_rel\.sys;\s*st\.relaxed\.sys\.global\.b64", text, re.S)
     assert len(re.findall(r"ld\.acquire\.sys\.global\.b64", text)) >= 4
     assert "ld.volatile.global.v4.b32" in text
     assert "ld.volatile.global.b16" not in text
     assert re.search(r"st\.global\.v4\.b32", text)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_copies_wait_boundedly_with_one_thread(architecture) -> None:
+    wait, constraints = waiting.wait_flags_asm((0, 2))
+    text = ptx(bulk_copies.wait_kernel, architecture, WAIT=wait, CONSTRAINTS=constraints)
+    assert len(re.findall(r"ld\.acquire\.sys\.global\.b64", text)) == 2
+    assert "%globaltimer" in text
+    assert re.search(r"mov\.u32 thread, %tid\.x;\s*setp\.ne\.u32 again, thread, 0;\s*@again bra TOLD", text)

@@ -1,4 +1,4 @@
-"""Exchanges by words with epochs, as decode has them, among GPUs and CPUs: the memory, and each device's side of it.
+"""Exchanges by cells with epochs, as decode has them, among GPUs and CPUs: the memory, and each device's side of it.
 
 Every device runs what it runs in a plan: a GPU one captured graph of fused exchanges a pass, a CPU its tape. Data is
 checked. Knows nothing of what is made of the times.
@@ -19,7 +19,7 @@ from ..kernels import staging, tape
 from ..kernels.gpu.exchange import Exchange
 from ..kernels.gpu.handover import advance
 from ..kernels.gpu.host_memory import HostMemory, Layout, Rank
-from ..kernels.gpu.slots import WORD_BYTES, Site, host_push, in_order, new_site
+from ..kernels.gpu.slots import CELL_BYTES, Site, host_push, in_order, new_site
 from . import timing
 from .bench import LIMIT_S
 from .gpu_timing import GpuBench, replayed
@@ -31,7 +31,7 @@ Benches = Sequence[GpuBench | timing.Bench]
 
 class Ring:
     """SITES exchanges of `rows` rows of `width` values among `members`, places in `benches`. Members beyond the last
-    bench are there only by words that lie ready.
+    bench are there only by cells that lie ready.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Ring:
         return self.parts[self.members.index(device)]
 
     def lie_ready(self, but: int) -> None:
-        """Words of all members except `but`, of pass 1."""
+        """Cells of all members except `but`, of pass 1."""
         for site in self.sites:
             for member, part in zip(self.members, self.parts, strict=True):
                 if member != but:
@@ -157,16 +157,16 @@ class CpuSide:
 
     def _instructions(self, site: Site) -> Iterator[tuple[int, ...]]:
         """As a plan's CPU device is bound: what it moves is float32."""
-        width, other_copy = self.ring.width, WORD_BYTES * site.copy_words
+        width, other_copy = self.ring.width, CELL_BYTES * site.copy_cells
         base = self.ring.memory.address + site.offset
-        slots = {p: base + WORD_BYTES * words for p, words in zip(site.producers, site.slot_words, strict=True)}
-        yield tape.PUSH_WORDS, self.part.data_ptr(), slots[self.device], width, other_copy
+        slots = {p: base + CELL_BYTES * cells for p, cells in zip(site.producers, site.slot_cells, strict=True)}
+        yield tape.PUSH_CELLS, self.part.data_ptr(), slots[self.device], width, other_copy
         if self.device in site.consumers:
             slots[self.device] = self.part.data_ptr()
-            rows = [(int(p != self.device), where, width, width) for p, where in slots.items()]
+            rows = [(int(p != self.device), where, 0, width, width) for p, where in slots.items()]
             self.kept.append(np.array(rows, dtype=np.int64))
             table = self.kept[-1].ctypes.data
-            yield tape.PULL_WORDS, self.out.data_ptr(), table, len(rows), tape.SUM, width, other_copy
+            yield tape.PULL_CELLS, self.out.data_ptr(), table, len(rows), tape.SUM, width, other_copy
 
     def begin_anew(self) -> None:
         self.out.fill_(torch.nan)
