@@ -146,8 +146,10 @@ class Copies:
                         self._say(job.flags + mine * job.flag_step + i * LINE_BYTES)
         if out is not None:
             self._collect(job, pieces, out, residual)
-        compute.wait_stream(self.push)
-        compute.wait_stream(self.pull)
+        if part is not None and job.consumers != (mine,):  # a stream without work in it must not be waited for in a graph
+            compute.wait_stream(self.push)
+        if out is not None:
+            compute.wait_stream(self.pull)
 
     def _collect(
         self, job: Job, pieces: list[tuple[int, int]], out: torch.Tensor, residual: torch.Tensor | None
