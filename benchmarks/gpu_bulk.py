@@ -105,7 +105,7 @@ def check_handover(streams):
     for d in range(n):  # compiles
         with torch.cuda.stream(streams[d]):
             Handover(site, base.Rank(box.memory, d, 0, 1), rings[d])(box.control[d], *nothing, tokens[d])
-    torch.cuda.synchronize()
+    base.idle(streams)
     box.memory.reset()
     for epoch, (values, want) in enumerate(cases, 1):
         best = [(torch.tensor([v], device=GPU), torch.tensor([10 * d + 10], device=GPU)) for d, v in enumerate(values)]
@@ -135,7 +135,7 @@ def check_stall(streams):
     begun.record(streams[1])
     base.together(streams[1:], [lambda d=d: body(d) for d in range(1, n)])
     ended.record(streams[1])
-    torch.cuda.synchronize()
+    base.idle(streams)
     first = box.memory.troubles()[0]
     assert (first.site, first.producer, first.epoch) == (40, 0, 1), box.memory.troubles()
     assert first.device > 0
@@ -181,7 +181,6 @@ def time_bulk(streams, mib, copies, count=20):
 
     box.memory.abort()
     [run(d) for d in range(n)]
-    torch.cuda.synchronize()
     box.memory.reset()
     [b.reset() for b in bulks]
     launches = []

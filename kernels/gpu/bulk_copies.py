@@ -146,8 +146,9 @@ class Copies:
                         self._say(job.flags + mine * job.flag_step + i * LINE_BYTES)
         if out is not None:
             self._collect(job, pieces, out, residual)
-        compute.wait_stream(self.push)
-        compute.wait_stream(self.pull)
+            compute.wait_stream(self.pull)
+        if part is not None and job.consumers != (mine,):
+            compute.wait_stream(self.push)
 
     def _collect(
         self, job: Job, pieces: list[tuple[int, int]], out: torch.Tensor, residual: torch.Tensor | None
