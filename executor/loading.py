@@ -48,7 +48,7 @@ def load(plan: Plan, model: ModelSpec, files: WeightFiles, workers: dict[int, Wo
 
     def state_of(device: int) -> DeviceState:
         mine = steps_of_any_phase(steps, device)
-        shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device).read_all(mine)
+        shards = ShardReader(files, model, plan.split, DTYPES.get(plan.dtype), device).read_all(mine)
         cache_dtype = DTYPES[plan.cache_dtype]
         return DeviceState(workers[device], device, model, mine, shards, shared, ropes, logits, cache_dtype)
 

@@ -22,6 +22,7 @@ from ..planner.memory import device_bytes
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import DTYPE_BYTES, PREFILL_CHUNK, Phase, Plan
 from ..planner.steps import Kind
+from ..planner.weight_formats import matrix_bytes
 from .loading import DTYPES, Runners, load
 from .phases import phase_steps, steps_of_any_phase
 from .sampling import Sampler
@@ -159,9 +160,13 @@ class Session:
     def read_bytes_per_token(self, context: int) -> int:
         """Bytes of weights and cache that all devices read for one token at `context` cached positions."""
         steps = [bound.step for program in self._runners["decode"].programs for bound in program.bound]
-        weights = sum(s.in_features * s.out_features for s in steps if s.kind is Kind.LINEAR)
+        weights = sum(
+            matrix_bytes(self.model, self.plan.dtype, s.in_features * s.out_features, s.role)
+            for s in steps
+            if s.kind is Kind.LINEAR
+        )
         cached = sum(2 * s.in_features for s in steps if s.kind is Kind.ATTENTION)
-        return weights * DTYPE_BYTES[self.plan.dtype] + cached * DTYPE_BYTES[self.plan.cache_dtype] * context
+        return weights + cached * DTYPE_BYTES[self.plan.cache_dtype] * context
 
 
 def _refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
@@ -171,13 +176,11 @@ def _refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
                 f"the plan is for a device {name!r}, which run cannot use: plans for machines of the catalogue can be "
                 "simulated and exported"
             )
-    if plan.dtype not in DTYPES:
+    if plan.dtype not in DTYPES and not (plan.dtype == "native" or model.quant is not None):
         raise ValueError(
             f"the plan holds weights in {plan.dtype}, which run cannot use yet: such plans can be simulated and "
             "exported; to run the model, solve with --dtype bfloat16 or float32"
         )
-    if model.quant is not None:
-        raise ValueError("run cannot read a quantised checkpoint yet: use an unquantised one or a GGUF file")
 
 
 def _refuse_full_memory(plan: Plan, model: ModelSpec) -> None:

@@ -10,10 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from gguf.constants import GGMLQuantizationType
+
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import Range
 from ..planner.weight_names import check_shapes
+from .gguf_groups import FORMS
+from .gguf_rows import GgufRows
 from .gguf_weights import gguf_tensors
+from .grouped import GroupedRows
 from .safetensors_weights import safetensors_tensors
 from .stored import Stored, join_halves, read_slice
 
@@ -79,6 +84,22 @@ class WeightFiles:
     def read_into(self, out: torch.Tensor, name: str, rows: Range | None = None, columns: Range | None = None) -> None:
         """What `read` gives, into `out` of any format on any device."""
         out.copy_(self.read(name, rows, columns))
+
+    def grouped(self, name: str, columns: Range | None = None) -> GroupedRows | None:
+        """Those columns of a matrix as they are quantised, or None where it is not, or in a way that is not computed
+        with: such a matrix is read as floats.
+        """
+        stored = self._tensors[name]
+        if stored.type not in FORMS:
+            return None
+        return GgufRows(self._files[stored.path], stored, columns or (0, stored.shape[1]), name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The format that holds a matrix which is read as floats without rounding it."""
+        import torch
+
+        kinds = {GGMLQuantizationType.F16: torch.float16, GGMLQuantizationType.BF16: torch.bfloat16}
+        return kinds.get(self._tensors[name].type, torch.float32)
 
     def stored(self, name: str) -> Stored:
         """How and where the tensor lies in its file."""

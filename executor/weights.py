@@ -15,6 +15,8 @@ from ..planner.model_spec import ModelSpec
 from ..planner.plan import Range, Split, kv_span, members, size
 from ..planner.steps import Kind, Step
 from ..planner.strategy import OUTPUT_PROJECTION
+from .grouped import GroupedRows
+from .tiles import Parts, Tiles
 
 Key = tuple[int, str, str]  # layer, block, role of the step
 HOST = torch.device("cpu")
@@ -25,6 +27,10 @@ class WeightFiles(Protocol):
 
     def read(self, name: str, rows: Range | None = None, columns: Range | None = None) -> torch.Tensor: ...
 
+    def grouped(self, name: str, columns: Range | None = None) -> GroupedRows | None: ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
     def read_into(
         self, out: torch.Tensor, name: str, rows: Range | None = None, columns: Range | None = None
     ) -> None: ...
@@ -32,24 +38,29 @@ class WeightFiles(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """What one step holds. weight: matrix `[out, in]` in the plan's dtype, or norm `[width]` float32; bias: float32."""
+    """What one step holds. weight: matrix `[out, in]` in the plan's dtype, or norm `[width]` float32; bias: float32.
+
+    `parts`: the matrix instead, where it stays in the formats of the checkpoint; `weight` is empty then.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
+    parts: Parts | None = None
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
+        dense = sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
+        return dense + (self.parts.bytes if self.parts else 0)
 
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads the shards of device `device` under `split`, to `place`."""
+    """Reads the shards of device `device` under `split`, to `place`. `dtype`: None to keep matrices as stored."""
 
     files: WeightFiles
     model: ModelSpec
     split: Split
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     device: int
     place: torch.device = HOST
 
@@ -74,7 +85,8 @@ class ShardReader:
             case "norm":
                 return Shard(self._vector(_norm_name(step)))
             case "rope":
-                return Shard(*(self._vector(f"{prefix}self_attn.{which}_norm.weight") for which in "qk"))
+                q_norm, k_norm = (self._vector(f"{prefix}self_attn.{which}_norm.weight") for which in "qk")
+                return Shard(q_norm, k_norm)
             case "qkv":
                 queries, keys = (_scaled(s, model.head_dim) for s in (step.span, kv_span(step.span, model.group)))
                 names = [f"{prefix}self_attn.{which}_proj" for which in "qkv"]
@@ -102,15 +114,28 @@ class ShardReader:
         self, step: Step, names: list[str], rows: list[Range], has_bias: bool = False, columns: Range | None = None
     ) -> Shard:
         """The row ranges of several matrices below each other, read into place one after the other."""
-        weight = torch.empty(sum(map(size, rows)), step.in_features, dtype=self.dtype, device=self.place)
-        bias = torch.empty(len(weight), device=self.place) if has_bias else None
-        at = 0
+        total, at = sum(map(size, rows)), 0
+        bias = torch.empty(total, device=self.place) if has_bias else None
+        if bias is not None:
+            for name, span in zip(names, rows, strict=True):
+                self.files.read_into(bias[at : (at := at + size(span))], f"{name}.bias", span)
+        if self.dtype is None:
+            inputs = columns or (0, step.in_features)
+            parts = [self._part(f"{name}.weight", span, inputs) for name, span in zip(names, rows, strict=True)]
+            return Shard(torch.empty(0), bias, Parts(parts))
+        weight, at = torch.empty(total, step.in_features, dtype=self.dtype, device=self.place), 0
         for name, span in zip(names, rows, strict=True):
-            here = slice(at, at := at + size(span))
-            self.files.read_into(weight[here], f"{name}.weight", span, columns)
-            if bias is not None:
-                self.files.read_into(bias[here], f"{name}.bias", span)
+            self.files.read_into(weight[at : (at := at + size(span))], f"{name}.weight", span, columns)
         return Shard(weight, bias)
+
+    def _part(self, name: str, rows: Range, columns: Range) -> Tiles | torch.Tensor:
+        """Part of a matrix as it is stored."""
+        grouped = self.files.grouped(name, columns)
+        if grouped is not None:
+            return Tiles(grouped, rows)
+        part = torch.empty(size(rows), size(columns), dtype=self.files.dtype(name), device=self.place)
+        self.files.read_into(part, name, rows, columns)
+        return part
 
     def _vector(self, name: str) -> torch.Tensor:
         """A norm's weights, float32."""

@@ -40,6 +40,33 @@ class Quant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     act_order: bool = False
 
 
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How matrices of one kind are held where they stay as stored; the mean over layers where those differ.
+
+    `form`: of most of their weights; 16-bit floats of either kind count as bfloat16. `group_size`: inputs of a group,
+    1 for floats. `bytes_per_1024`: of so many weights, with their part of scales, minimums and zero points.
+    """
+
+    form: Literal["float32", "bfloat16", "int8", "int4"]
+    group_size: int
+    bytes_per_1024: int
+
+
+class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How each kind of matrix of a checkpoint is held if nothing is rounded, by the role of the step that reads it."""
+
+    embed: Held
+    qkv: Held
+    o_proj: Held
+    gate_up: Held
+    down_proj: Held
+    lm_head: Held
+
+    def of(self, role: str) -> Held:
+        held: Held = getattr(self, role)
+        return held
+
+
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One decoder-only model. `windows[l]` is layer l's sliding window in tokens, 0 for full attention."""
 
@@ -61,6 +88,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     qk_norm: bool
     windows: tuple[int, ...]
     quant: Quant | None = None
+    stored: Stored | None = None
 
     @property
     def group(self) -> int:

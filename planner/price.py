@@ -56,7 +56,7 @@ class Pricer:
 
     @cached_property
     def cost(self) -> CostModel:
-        return CostModel(self.profile, self.dtype, self.cache_dtype, group_size(self.model))
+        return CostModel(self.profile, self.dtype, self.cache_dtype, group_size(self.model), self.model.stored)
 
     @cached_property
     def _stages(self) -> StageSums:

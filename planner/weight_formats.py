@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from math import lcm
 
-from .model_spec import ModelSpec, Quant
+from .model_spec import Held, ModelSpec, Quant
 from .plan import DTYPE_BYTES, MLP_UNIT, Dtype
 
+ROLES = ("embed", "qkv", "o_proj", "gate_up", "down_proj", "lm_head")  # of the steps that hold matrices
 DEFAULT_GROUP = 128  # of a model that is quantised on request
 
 
@@ -21,6 +22,8 @@ def native_dtype(model: ModelSpec, gpus: bool) -> Dtype:
     """What a model is held in unless the user says otherwise: as it is stored, else exact on CPUs and short on GPUs."""
     if model.quant is not None:
         return "int4" if model.quant.bits == 4 else "int8"
+    if model.stored is not None and not gpus:
+        return "native"
     return "bfloat16" if gpus else "float32"
 
 
@@ -29,8 +32,24 @@ def group_size(model: ModelSpec) -> int:
     return model.quant.group_size if model.quant else DEFAULT_GROUP
 
 
+def held_as(model: ModelSpec, dtype: Dtype, role: str) -> Held:
+    """How the matrix of the step `role` is held. ValueError for native weights of a model that is not stored so."""
+    if dtype == "native":
+        if model.stored is None:
+            raise ValueError("the model has no weights in formats of their own: use another --dtype than native")
+        return model.stored.of(role)
+    if role in ("embed", "lm_head"):
+        dtype = vocabulary_dtype(dtype)
+    if dtype in ("float32", "bfloat16"):
+        return Held(dtype, 1, 1024 * DTYPE_BYTES[dtype])  # type: ignore[arg-type]
+    group = group_size(model)
+    return Held(dtype, group, -(-int(1024 * grouped_bytes(dtype, group) * group) // group))  # type: ignore[arg-type]
+
+
 def bytes_per_weight(model: ModelSpec, dtype: Dtype) -> float:
     """Of a block's matrices; a group of quantised weights has a 16-bit scale and a 16-bit minimum."""
+    if dtype == "native":
+        return held_as(model, dtype, "gate_up").bytes_per_1024 / 1024
     return grouped_bytes(dtype, group_size(model)) if is_quantised(dtype) else DTYPE_BYTES[dtype]
 
 
@@ -39,26 +58,40 @@ def grouped_bytes(dtype: Dtype, group: int) -> float:
     return (4 if dtype == "int4" else 8) / 8 + 4 / group
 
 
-def matrix_bytes(model: ModelSpec, dtype: Dtype, weights: int) -> int:
-    """Bytes of `weights` weights, rounded up."""
+def ratio(model: ModelSpec, dtype: Dtype, role: str) -> tuple[int, int]:
+    """Bytes of how many weights of the matrix `role`: the second number of weights takes the first number of bytes."""
+    if dtype == "native":
+        return held_as(model, dtype, role).bytes_per_1024, 1024
+    if role in ("embed", "lm_head"):
+        dtype = vocabulary_dtype(dtype)
     if not is_quantised(dtype):
-        return weights * DTYPE_BYTES[dtype]
+        return DTYPE_BYTES[dtype], 1
     group, bits = group_size(model), 4 if dtype == "int4" else 8
-    return -(-weights * (group * bits // 8 + 4) // group)
+    return group * bits // 8 + 4, group
+
+
+def matrix_bytes(model: ModelSpec, dtype: Dtype, weights: int, role: str = "gate_up") -> int:
+    """Bytes of `weights` weights, rounded up."""
+    held, of = ratio(model, dtype, role)
+    return -(-weights * held // of)
 
 
 def vocabulary_dtype(dtype: Dtype) -> Dtype:
-    """Embedding and head stay in 16 bits where the blocks are quantised."""
-    return "bfloat16" if is_quantised(dtype) else dtype
+    """Embedding and head stay in 16 bits where the blocks are quantised on request."""
+    return "bfloat16" if dtype in ("int8", "int4") else dtype
 
 
 def mlp_unit(model: ModelSpec, dtype: Dtype) -> int:
     """MLP columns that are not cut apart: whole kernel tiles, and whole groups of down_proj's inputs."""
+    if dtype == "native":
+        return lcm(MLP_UNIT, held_as(model, dtype, "down_proj").group_size)
     return lcm(MLP_UNIT, group_size(model)) if is_quantised(dtype) else MLP_UNIT
 
 
 def check_dtype(model: ModelSpec, dtype: Dtype) -> None:
-    """ValueError where quantised weights are asked for in another number of bits than they are stored in."""
+    """ValueError where weights are asked for in a way they are not stored in."""
     quant: Quant | None = model.quant
-    if quant is not None and is_quantised(dtype) and dtype != f"int{quant.bits}":
+    if dtype == "native":
+        held_as(model, dtype, "gate_up")
+    elif quant is not None and is_quantised(dtype) and dtype != f"int{quant.bits}":
         raise ValueError(f"the model is stored in {quant.bits} bits: use --dtype int{quant.bits} or a float format")

@@ -1,0 +1,92 @@
+"""Quantised weights in the one form that is computed with: codes in groups along the input, each with its own scale.
+
+`w = (code - zero) * scale + minimum`. Knows the form and how inputs lie in it. Knows neither files nor devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..planner.plan import Range
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What all groups of a matrix have in common. `zero` is taken off every code, beside a group's own zero if any."""
+
+    bits: int
+    zero: int = 0
+    minimums: bool = False
+    zeros: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where inputs stand: `ends` int32 [groups], the place after each group; `order` int32 [places], the input of each
+    place, -1 where a place is filled up. Groups of 4-bit codes begin and end on even places, so that no byte is cut.
+    """
+
+    ends: Array
+    order: Array
+
+    @staticmethod
+    def of(group_of_input: Array, bits: int) -> tuple[Layout, Array]:
+        """Inputs sorted by group, in their own order within each; and the groups met, ascending."""
+        groups, counts = np.unique(group_of_input, return_counts=True)
+        rounded = counts + (counts % 2 if bits == 4 else 0)
+        ends = np.cumsum(rounded)
+        order = np.full(ends[-1] if len(ends) else 0, -1, np.int32)
+        within = np.concatenate([np.arange(n) for n in counts]) if len(counts) else np.zeros(0, int)
+        order[np.repeat(ends - rounded, counts) + within] = np.argsort(group_of_input, kind="stable")
+        return Layout(ends.astype(np.int32), order), groups
+
+    @staticmethod
+    @cache
+    def regular(columns: Range, group: int, bits: int) -> tuple[Layout, tuple[int, ...]]:
+        """As `of`, of columns whose groups follow one another; made once for all matrices that are cut alike."""
+        layout, groups = Layout.of(np.arange(*columns) // group, bits)
+        return layout, tuple(map(int, groups))
+
+    def placed(self, codes: Array) -> Array:
+        """codes [rows, inputs] as [rows, places], 0 where filled up."""
+        if len(self.order) == codes.shape[1] and (self.order == np.arange(len(self.order))).all():
+            return codes
+        placed = codes[:, np.maximum(self.order, 0)]
+        placed[:, self.order < 0] = 0
+        return placed
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Rows of a matrix. codes: uint8 [out, places], for 4 bits [out, places / 2], the even place in the low half.
+
+    scales, minimums: [out, groups] float16, float32, or uint16 with the bits of bfloat16; zeros: uint8 [out, groups].
+    """
+
+    form: Form
+    layout: Layout
+    codes: Array
+    scales: Array
+    minimums: Array | None = None
+    zeros: Array | None = None
+
+
+class GroupedRows(Protocol):
+    """Some columns of a matrix on disk: what is known of them, and any of their rows."""
+
+    form: Form
+    layout: Layout
+
+    def read(self, rows: Range) -> Grouped: ...
+
+
+def packed(codes: Array, layout: Layout, bits: int) -> Array:
+    """codes: uint8 [rows, inputs] -> as `Grouped` has them."""
+    placed = layout.placed(codes)
+    return placed[:, 0::2] | placed[:, 1::2] << 4 if bits == 4 else placed

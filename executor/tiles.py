@@ -1,0 +1,93 @@
+"""Weights of a CPU device that are kept as they are stored: grouped ones in tiles of 32 outputs, or dense ones.
+
+Knows how `kernels.grouped` wants them. Knows nothing of files or steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ..kernels import grouped as kernel
+from ..planner.plan import Range, size
+from .grouped import Array, Grouped, GroupedRows
+
+TILE = kernel.TILE
+BATCH_CODES = 1 << 20  # rewritten at a time
+
+
+class Tiles:
+    """Rows of `source` as `[tiles, ..., 32]`, read and rewritten some at a time; the last tile is filled up."""
+
+    def __init__(self, source: GroupedRows, rows: Range) -> None:
+        self.form, self.layout, self.outputs = source.form, source.layout, size(rows)
+        count, places, groups = -(-self.outputs // TILE), len(self.layout.order), len(self.layout.ends)
+        self.codes = np.zeros((count, places * self.form.bits // 8, TILE), np.uint8)
+        self.scales: Array = np.zeros((count, groups, TILE), np.float16)
+        self.minimums: Array | None = None
+        self.zeros = np.zeros((count, groups, TILE), np.uint8) if self.form.zeros else None
+        step = TILE * max(1, BATCH_CODES // max(1, places * TILE))
+        for begin in range(rows[0], rows[1], step):
+            self._put((begin - rows[0]) // TILE, source.read((begin, min(begin + step, rows[1]))))
+
+    def _put(self, tile: int, rows: Grouped) -> None:
+        if self.scales.dtype != rows.scales.dtype:
+            self.scales = self.scales.astype(rows.scales.dtype)
+        if self.minimums is None and rows.minimums is not None:
+            self.minimums = np.zeros(self.scales.shape, rows.scales.dtype)
+        pairs = ("codes", "scales", "minimums", "zeros")
+        for target, source in ((getattr(self, name), getattr(rows, name)) for name in pairs):
+            if target is not None:
+                whole = len(source) // TILE
+                target[tile : tile + whole] = source[: whole * TILE].reshape(whole, TILE, -1).swapaxes(1, 2)
+                if rest := len(source) % TILE:
+                    target[tile + whole, :, :rest] = source[whole * TILE :].T
+
+    @property
+    def bytes(self) -> int:
+        """Without the layout, which matrices share."""
+        arrays = (self.codes, self.scales, self.minimums, self.zeros)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    @property
+    def words(self) -> list[int]:
+        """What `kernels.grouped` calls a part."""
+        kinds = {"float16": kernel.FLOAT16, "float32": kernel.FLOAT32, "uint16": kernel.BFLOAT16}
+        arrays = (self.codes, self.scales, self.minimums, self.zeros)
+        codes, scales, minimums, zeros = (0 if array is None else array.ctypes.data for array in arrays)
+        places, groups = len(self.layout.order), len(self.layout.ends)
+        where = (self.layout.ends.ctypes.data, self.layout.order.ctypes.data, kinds[self.scales.dtype.name])
+        return [self.form.bits, self.outputs, places, groups, codes, scales, minimums, zeros, self.form.zero, *where]
+
+
+def _dense_words(weight: torch.Tensor) -> list[int]:
+    kind = {torch.float16: kernel.FLOAT16, torch.float32: kernel.FLOAT32, torch.bfloat16: kernel.BFLOAT16}[weight.dtype]
+    words = [0] * kernel.WORDS
+    words[kernel.BITS], words[kernel.OUTPUTS], words[kernel.PLACES] = 8 * weight.element_size(), *weight.shape
+    words[kernel.CODES], words[kernel.KIND] = weight.data_ptr(), kind
+    return words
+
+
+class Parts:
+    """Matrices below each other that share their inputs, each in its own format."""
+
+    def __init__(self, parts: Sequence[Tiles | torch.Tensor]) -> None:
+        self.parts = tuple(parts)
+        self.table = np.array([p.words if isinstance(p, Tiles) else _dense_words(p) for p in parts], dtype=np.int64)
+
+    @property
+    def address(self) -> int:
+        """Of the table that kernels take."""
+        return int(self.table.ctypes.data)
+
+    @property
+    def bytes(self) -> int:
+        return sum(p.bytes if isinstance(p, Tiles) else p.numel() * p.element_size() for p in self.parts)
+
+    @cached_property
+    def scratch_floats(self) -> int:
+        """What a lane needs to compute a product."""
+        return kernel.scratch_floats(self.table)

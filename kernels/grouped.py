@@ -1,0 +1,252 @@
+"""y = x @ w^T for grouped-affine weights, `w = (code - zero) * scale + minimum`, on tiles of 32 outputs.
+
+A tile's codes are stored input by input, 32 outputs beside each other: uint8 `[tiles, places / 2, 32]` for 4 bits (the
+low half is the even place), `[tiles, places, 32]` for 8. Tables of a group lie alike: `[tiles, groups, 32]`. A place is
+a position along the input: groups follow one another, each ends at `ends[g]`, on an even place for 4 bits; `order`
+names the input of each place, or -1 where it is filled up. So groups of any length cost the same, and an order other
+than the inputs' own costs one gather of x a product.
+
+`part` is a matrix as the int64 words of `describe`; 8-bit codes are taken less 128, which keeps sums small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import carray
+
+from .bfloat16 import widen
+from .half import half
+from .jit import f32, i32, kernel, u8, u16
+from .linear import linear_bf16, linear_f16, linear_f32
+from .tile_products import TILE, product_4bit, product_8bit
+
+# fmt: off
+(BITS, OUTPUTS, PLACES, GROUPS, CODES, SCALES, MINIMUMS, ZEROS, ZERO, ENDS, ORDER, KIND, WORDS) = range(13)
+# fmt: on
+FLOAT16, FLOAT32, BFLOAT16 = range(3)
+
+
+MOST_ROWS = 4  # of a product row by row; for more, writing the weights out pays
+BLOCK_FLOATS = 1 << 19  # of weights written out at a time: they stay in a cache
+
+
+def scratch_floats(parts: np.ndarray) -> int:
+    """Of a lane that computes products with `parts`, int64 [parts, WORDS]."""
+    quantised = parts[parts[:, BITS] < 16]
+    return 4 * TILE + int((quantised[:, PLACES] + quantised[:, GROUPS]).max(initial=0))
+
+
+def reference(x: torch.Tensor, parts: np.ndarray, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+    """x: [rows, in] float32, parts: int64 [parts, WORDS], bias: [out] float32 or None, out: [rows, out] float32.
+
+    Weights are written out in float32, some tiles at a time, for torch's matrix product.
+    """
+    inputs, at = x.shape[1], 0
+    step = max(1, BLOCK_FLOATS // (TILE * max(inputs, 1)))
+    block, scratch = torch.zeros(inputs, TILE * step), np.zeros(2 * TILE, np.float32)
+    for part in parts:
+        outputs = int(part[OUTPUTS])
+        for begin in range(0, -(-outputs // TILE), step):
+            first, last = begin * TILE, min((begin + step) * TILE, outputs)
+            weights_part(part, begin, -(-last // TILE), block.numpy(), scratch)
+            torch.mm(x, block[:, : last - first], out=(product := torch.empty(len(x), last - first)))
+            out[:, at + first : at + last] = product
+        at += outputs
+    if bias is not None:
+        out += bias
+
+
+@kernel
+def _table(address, kind, at, out):  # type: ignore[no-untyped-def]
+    """out[32]: the row of a table that begins with value `at`."""
+    if kind == FLOAT16:
+        words = carray(u16(address + 2 * at), (TILE,))
+        for j in range(TILE):
+            out[j] = half(words[j])
+    elif kind == FLOAT32:
+        values = carray(f32(address + 4 * at), (TILE,))
+        for j in range(TILE):
+            out[j] = values[j]
+    else:
+        words = carray(u16(address + 2 * at), (TILE,))
+        for j in range(TILE):
+            out[j] = widen(words[j])
+
+
+@kernel
+def _affine(part, tile, group, scale, offset):  # type: ignore[no-untyped-def]
+    """scale[32], offset[32] of a group: w = code * scale + offset, 8-bit codes less 128. False where offset is 0."""
+    at = (tile * part[GROUPS] + group) * TILE
+    _table(part[SCALES], part[KIND], at, scale)
+    centre = np.float32(128 if part[BITS] == 8 else 0) - np.float32(part[ZERO])
+    if part[ZEROS]:
+        zeros = carray(u8(part[ZEROS] + at), (TILE,))
+        for j in range(TILE):
+            offset[j] = (centre - np.float32(zeros[j])) * scale[j]
+        return True
+    if part[MINIMUMS]:
+        _table(part[MINIMUMS], part[KIND], at, offset)
+        for j in range(TILE):
+            offset[j] += centre * scale[j]
+        return True
+    for j in range(TILE):
+        offset[j] = centre * scale[j]
+    return centre != 0
+
+
+@kernel
+def _codes_of(part, tile):  # type: ignore[no-untyped-def]
+    """Address of a tile's codes."""
+    return part[CODES] + tile * part[PLACES] * part[BITS] // 8 * TILE
+
+
+@kernel
+def gather(part, x, places, sums):  # type: ignore[no-untyped-def]
+    """places: x in the order of the weights; sums: of x over each group."""
+    order, ends = carray(i32(part[ORDER]), (part[PLACES],)), carray(i32(part[ENDS]), (part[GROUPS],))
+    for p in range(part[PLACES]):
+        places[p] = x[order[p]] if order[p] >= 0 else np.float32(0)
+    begin = 0
+    for g in range(part[GROUPS]):
+        total = np.float32(0)
+        for p in range(begin, ends[g]):
+            total += places[p]
+        sums[g], begin = total, ends[g]
+
+
+@kernel
+def linear_grouped(part, places, sums, bias, out, begin, end, scratch):  # type: ignore[no-untyped-def]
+    """Tiles [begin, end) of one token's product, x as `gather` gives it. bias: [outputs] or empty, out: [outputs];
+    scratch: [4 * 32].
+    """
+    ends, first = carray(i32(part[ENDS]), (part[GROUPS],)), places.ctypes.data
+    total, product = scratch[:TILE], scratch[TILE : 2 * TILE]
+    scale, offset = scratch[2 * TILE : 3 * TILE], scratch[3 * TILE : 4 * TILE]
+    for tile in range(begin, end):
+        codes, place = _codes_of(part, tile), 0
+        for j in range(TILE):
+            total[j] = 0
+        for g in range(part[GROUPS]):
+            wide = ends[g] - place
+            if part[BITS] == 4:
+                product_4bit(codes, first + 4 * place, wide // 2, product.ctypes.data)
+                codes += wide // 2 * TILE
+            else:
+                product_8bit(codes, first + 4 * place, wide, product.ctypes.data)
+                codes += wide * TILE
+            if _affine(part, tile, g, scale, offset):
+                for j in range(TILE):
+                    total[j] += scale[j] * product[j] + offset[j] * sums[g]
+            else:
+                for j in range(TILE):
+                    total[j] += scale[j] * product[j]
+            place = ends[g]
+        row = tile * TILE
+        for j in range(min(TILE, part[OUTPUTS] - row)):
+            out[row + j] = total[j] + (bias[row + j] if bias.size else np.float32(0))
+
+
+@kernel
+def weights_grouped(part, begin, end, out, scratch):  # type: ignore[no-untyped-def]
+    """Tiles [begin, end) as weights. out: [inputs, 32 * (end - begin)]; scratch: [2 * 32]."""
+    order, ends = carray(i32(part[ORDER]), (part[PLACES],)), carray(i32(part[ENDS]), (part[GROUPS],))
+    scale, offset = scratch[:TILE], scratch[TILE : 2 * TILE]
+    for tile in range(begin, end):
+        first, place, column = _codes_of(part, tile), 0, (tile - begin) * TILE
+        for g in range(part[GROUPS]):
+            _affine(part, tile, g, scale, offset)
+            for p in range(place, ends[g]):
+                if order[p] >= 0:
+                    _weight_row(part, first, p, scale, offset, out[order[p], column : column + TILE])
+            place = ends[g]
+
+
+@kernel
+def _weight_row(part, codes, place, scale, offset, out):  # type: ignore[no-untyped-def]
+    """out[32]: the weights of one place of a tile."""
+    if part[BITS] == 4:
+        row, shift = carray(u8(codes + place // 2 * TILE), (TILE,)), np.uint8(place % 2 * 4)
+        for j in range(TILE):
+            out[j] = np.float32((row[j] >> shift) & np.uint8(15)) * scale[j] + offset[j]
+    else:
+        row = carray(u8(codes + place * TILE), (TILE,))
+        for j in range(TILE):
+            out[j] = np.float32(np.int32(row[j]) - np.int32(128)) * scale[j] + offset[j]
+
+
+@kernel
+def weights_part(part, begin, end, out, scratch):  # type: ignore[no-untyped-def]
+    """As `weights_grouped`, of any part; a dense one is transposed."""
+    if part[BITS] < 16:
+        weights_grouped(part, begin, end, out, scratch)
+        return
+    for row in range(begin * TILE, min(end * TILE, part[OUTPUTS])):
+        for k in range(part[PLACES]):
+            out[k, row - begin * TILE] = _dense(part, row * part[PLACES] + k)
+
+
+@kernel
+def _dense(part, at):  # type: ignore[no-untyped-def]
+    """One value of a dense part."""
+    if part[KIND] == FLOAT32:
+        return carray(f32(part[CODES] + 4 * at), (1,))[0]
+    word = carray(u16(part[CODES] + 2 * at), (1,))[0]
+    return half(word) if part[KIND] == FLOAT16 else widen(word)
+
+
+@kernel
+def embed_part(part, row, out):  # type: ignore[no-untyped-def]
+    """One row of a part, in float32. out: [in]."""
+    if part[BITS] >= 16:
+        for k in range(out.size):
+            out[k] = _dense(part, row * part[PLACES] + k)
+        return
+    order, ends = carray(i32(part[ORDER]), (part[PLACES],)), carray(i32(part[ENDS]), (part[GROUPS],))
+    tables = np.empty(2 * TILE, np.float32)
+    tile, lane, place = row // TILE, row % TILE, 0
+    codes = carray(u8(_codes_of(part, tile)), (part[PLACES] * part[BITS] // 8 * TILE,))
+    for g in range(part[GROUPS]):
+        _affine(part, tile, g, tables[:TILE], tables[TILE:])
+        for p in range(place, ends[g]):
+            if part[BITS] == 4:
+                code = np.int32(codes[p // 2 * TILE + lane] >> np.uint8(p % 2 * 4)) & 15
+            else:
+                code = np.int32(codes[p * TILE + lane]) - 128
+            if order[p] >= 0:
+                out[order[p]] = np.float32(code) * tables[lane] + tables[TILE + lane]
+        place = ends[g]
+
+
+@kernel
+def _dense_rows(part, x, bias, out, begin, end):  # type: ignore[no-untyped-def]
+    shape = (part[OUTPUTS], part[PLACES])
+    if part[KIND] == FLOAT32:
+        linear_f32(x, carray(f32(part[CODES]), shape), bias, out, begin, end)
+    elif part[KIND] == FLOAT16:
+        linear_f16(x, carray(u16(part[CODES]), shape), bias, out, begin, end)
+    else:
+        linear_bf16(x, carray(u16(part[CODES]), shape), bias, out, begin, end)
+
+
+@kernel
+def linear_parts(x, parts, bias, out, begin, end, scratch):  # type: ignore[no-untyped-def]
+    """Tiles [begin, end), counted through all parts, of one token's product. x: [in]; bias: [out] or empty; out: [out];
+    scratch: `scratch_floats` of them.
+    """
+    before, at, gathered = 0, 0, -1
+    for p in range(parts.shape[0]):
+        part = parts[p]
+        outputs, tiles = part[OUTPUTS], (part[OUTPUTS] + TILE - 1) // TILE
+        first, last = max(begin - before, 0), min(end - before, tiles)
+        y, b = out[at : at + outputs], bias[at : at + outputs]
+        if first < last and part[BITS] >= 16:
+            _dense_rows(part, x, b, y, first * TILE, min(last * TILE, outputs))
+        elif first < last:
+            places = scratch[4 * TILE : 4 * TILE + part[PLACES]]
+            sums = scratch[4 * TILE + part[PLACES] : 4 * TILE + part[PLACES] + part[GROUPS]]
+            if gathered < 0 or parts[gathered, ORDER] != part[ORDER]:
+                gather(part, x, places, sums)
+                gathered = p
+            linear_grouped(part, places, sums, b, y, first, last, scratch)
+        before, at = before + tiles, at + outputs
