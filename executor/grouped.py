@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -18,12 +18,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """What all groups of a matrix have in common. `zero` is taken off every code, beside a group's own zero if any."""
+    """What all groups of a matrix have in common. `zero` is taken off every code, beside a group's own zero if any.
+
+    `table`: of scales and minimums, as numpy has it; uint16 for the bits of bfloat16.
+    """
 
     bits: int
     zero: int = 0
     minimums: bool = False
     zeros: bool = False
+    table: Literal["float16", "float32", "uint16"] = "float16"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Layout:
 class Grouped:
     """Rows of a matrix. codes: uint8 [out, places], for 4 bits [out, places / 2], the even place in the low half.
 
-    scales, minimums: [out, groups] float16, float32, or uint16 with the bits of bfloat16; zeros: uint8 [out, groups].
+    scales, minimums: [out, groups] of the form's `table`; zeros: uint8 [out, groups].
     """
 
     form: Form

@@ -25,26 +25,22 @@ class Tiles:
     def __init__(self, source: GroupedRows, rows: Range) -> None:
         self.form, self.layout, self.outputs = source.form, source.layout, size(rows)
         count, places, groups = -(-self.outputs // TILE), len(self.layout.order), len(self.layout.ends)
+        table = (count, groups, TILE)
         self.codes = np.zeros((count, places * self.form.bits // 8, TILE), np.uint8)
-        self.scales: Array = np.zeros((count, groups, TILE), np.float16)
-        self.minimums: Array | None = None
-        self.zeros = np.zeros((count, groups, TILE), np.uint8) if self.form.zeros else None
+        self.scales = np.zeros(table, self.form.table)
+        self.minimums = np.zeros(table, self.form.table) if self.form.minimums else None
+        self.zeros = np.zeros(table, np.uint8) if self.form.zeros else None
         step = TILE * max(1, BATCH_CODES // max(1, places * TILE))
         for begin in range(rows[0], rows[1], step):
             self._put((begin - rows[0]) // TILE, source.read((begin, min(begin + step, rows[1]))))
 
     def _put(self, tile: int, rows: Grouped) -> None:
-        if self.scales.dtype != rows.scales.dtype:
-            self.scales = self.scales.astype(rows.scales.dtype)
-        if self.minimums is None and rows.minimums is not None:
-            self.minimums = np.zeros(self.scales.shape, rows.scales.dtype)
-        pairs = ("codes", "scales", "minimums", "zeros")
-        for target, source in ((getattr(self, name), getattr(rows, name)) for name in pairs):
-            if target is not None:
-                whole = len(source) // TILE
-                target[tile : tile + whole] = source[: whole * TILE].reshape(whole, TILE, -1).swapaxes(1, 2)
-                if rest := len(source) % TILE:
-                    target[tile + whole, :, :rest] = source[whole * TILE :].T
+        _tile(self.codes[tile:], rows.codes)
+        _tile(self.scales[tile:], rows.scales)
+        if self.minimums is not None and rows.minimums is not None:
+            _tile(self.minimums[tile:], rows.minimums)
+        if self.zeros is not None and rows.zeros is not None:
+            _tile(self.zeros[tile:], rows.zeros)
 
     @property
     def bytes(self) -> int:
@@ -61,6 +57,14 @@ class Tiles:
         places, groups = len(self.layout.order), len(self.layout.ends)
         where = (self.layout.ends.ctypes.data, self.layout.order.ctypes.data, kinds[self.scales.dtype.name])
         return [self.form.bits, self.outputs, places, groups, codes, scales, minimums, zeros, self.form.zero, *where]
+
+
+def _tile(tiles: Array, rows: Array) -> None:
+    """rows [outputs, wide] -> the first of tiles [tiles, wide, 32]."""
+    count, rest = divmod(len(rows), TILE)
+    tiles[:count] = rows[: count * TILE].reshape(count, TILE, rows.shape[1]).swapaxes(1, 2)
+    if rest:
+        tiles[count, :, :rest] = rows[count * TILE :].T
 
 
 def _dense_words(weight: torch.Tensor) -> list[int]:

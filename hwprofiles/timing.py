@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class Bench:
         self.worker, self.gate = worker, gate or open_gate()
         self.pool = worker.submit(lambda: torch.full((POOL_FLOATS,), 0.01)).result()
         self.words = np.zeros(3, dtype=np.int64)
+        self.kept: list[Any] = []  # what instructions under way point at, beside the pool
         self._at = 0
 
     def cold(self, *shape: int) -> torch.Tensor:

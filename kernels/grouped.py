@@ -19,7 +19,7 @@ from .bfloat16 import widen
 from .half import half
 from .jit import f32, i32, kernel, u8, u16
 from .linear import linear_bf16, linear_f16, linear_f32
-from .tile_products import TILE, product_4bit, product_8bit
+from .tile_products import TILE, add_group_4bit, add_group_8bit
 
 # fmt: off
 (BITS, OUTPUTS, PLACES, GROUPS, CODES, SCALES, MINIMUMS, ZEROS, ZERO, ENDS, ORDER, KIND, WORDS) = range(13)
@@ -27,14 +27,14 @@ from .tile_products import TILE, product_4bit, product_8bit
 FLOAT16, FLOAT32, BFLOAT16 = range(3)
 
 
-MOST_ROWS = 4  # of a product row by row; for more, writing the weights out pays
+MOST_ROWS = 16  # of a product row by row; for more, writing the weights out pays
 BLOCK_FLOATS = 1 << 19  # of weights written out at a time: they stay in a cache
 
 
 def scratch_floats(parts: np.ndarray) -> int:
     """Of a lane that computes products with `parts`, int64 [parts, WORDS]."""
     quantised = parts[parts[:, BITS] < 16]
-    return 4 * TILE + int((quantised[:, PLACES] + quantised[:, GROUPS]).max(initial=0))
+    return int((quantised[:, PLACES] + (2 * TILE + 1) * quantised[:, GROUPS]).max(initial=0)) + TILE
 
 
 def reference(x: torch.Tensor, parts: np.ndarray, bias: torch.Tensor | None, out: torch.Tensor) -> None:
@@ -44,12 +44,12 @@ def reference(x: torch.Tensor, parts: np.ndarray, bias: torch.Tensor | None, out
     """
     inputs, at = x.shape[1], 0
     step = max(1, BLOCK_FLOATS // (TILE * max(inputs, 1)))
-    block, scratch = torch.zeros(inputs, TILE * step), np.zeros(2 * TILE, np.float32)
+    block = torch.zeros(inputs, TILE * step)
     for part in parts:
         outputs = int(part[OUTPUTS])
         for begin in range(0, -(-outputs // TILE), step):
             first, last = begin * TILE, min((begin + step) * TILE, outputs)
-            weights_part(part, begin, -(-last // TILE), block.numpy(), scratch)
+            weights_part(part, begin, -(-last // TILE), block.numpy())
             torch.mm(x, block[:, : last - first], out=(product := torch.empty(len(x), last - first)))
             out[:, at + first : at + last] = product
         at += outputs
@@ -59,40 +59,39 @@ def reference(x: torch.Tensor, parts: np.ndarray, bias: torch.Tensor | None, out
 
 @kernel
 def _table(address, kind, at, out):  # type: ignore[no-untyped-def]
-    """out[32]: the row of a table that begins with value `at`."""
+    """out: the values of a table from value `at` on."""
     if kind == FLOAT16:
-        words = carray(u16(address + 2 * at), (TILE,))
-        for j in range(TILE):
+        words = carray(u16(address + 2 * at), (out.size,))
+        for j in range(out.size):
             out[j] = half(words[j])
     elif kind == FLOAT32:
-        values = carray(f32(address + 4 * at), (TILE,))
-        for j in range(TILE):
+        values = carray(f32(address + 4 * at), (out.size,))
+        for j in range(out.size):
             out[j] = values[j]
     else:
-        words = carray(u16(address + 2 * at), (TILE,))
-        for j in range(TILE):
+        words = carray(u16(address + 2 * at), (out.size,))
+        for j in range(out.size):
             out[j] = widen(words[j])
 
 
 @kernel
-def _affine(part, tile, group, scale, offset):  # type: ignore[no-untyped-def]
-    """scale[32], offset[32] of a group: w = code * scale + offset, 8-bit codes less 128. False where offset is 0."""
-    at = (tile * part[GROUPS] + group) * TILE
-    _table(part[SCALES], part[KIND], at, scale)
+def _affine(part, tile, scales, offsets):  # type: ignore[no-untyped-def]
+    """scales, offsets: [groups * 32] of a tile: w = code * scale + offset, 8-bit codes less 128."""
+    at = tile * scales.size
+    _table(part[SCALES], part[KIND], at, scales)
     centre = np.float32(128 if part[BITS] == 8 else 0) - np.float32(part[ZERO])
     if part[ZEROS]:
-        zeros = carray(u8(part[ZEROS] + at), (TILE,))
-        for j in range(TILE):
-            offset[j] = (centre - np.float32(zeros[j])) * scale[j]
-        return True
+        zeros = carray(u8(part[ZEROS] + at), (scales.size,))
+        for j in range(scales.size):
+            offsets[j] = (centre - np.float32(zeros[j])) * scales[j]
+        return
     if part[MINIMUMS]:
-        _table(part[MINIMUMS], part[KIND], at, offset)
-        for j in range(TILE):
-            offset[j] += centre * scale[j]
-        return True
-    for j in range(TILE):
-        offset[j] = centre * scale[j]
-    return centre != 0
+        _table(part[MINIMUMS], part[KIND], at, offsets)
+    else:
+        offsets[:] = 0
+    if centre != 0:
+        for j in range(scales.size):
+            offsets[j] += centre * scales[j]
 
 
 @kernel
@@ -116,46 +115,44 @@ def gather(part, x, places, sums):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def linear_grouped(part, places, sums, bias, out, begin, end, scratch):  # type: ignore[no-untyped-def]
+def linear_grouped(part, places, sums, bias, out, begin, end, tables):  # type: ignore[no-untyped-def]
     """Tiles [begin, end) of one token's product, x as `gather` gives it. bias: [outputs] or empty, out: [outputs];
-    scratch: [4 * 32].
+    tables: [2 * groups + 1, 32].
     """
-    ends, first = carray(i32(part[ENDS]), (part[GROUPS],)), places.ctypes.data
-    total, product = scratch[:TILE], scratch[TILE : 2 * TILE]
-    scale, offset = scratch[2 * TILE : 3 * TILE], scratch[3 * TILE : 4 * TILE]
+    groups = part[GROUPS]
+    ends, x = carray(i32(part[ENDS]), (groups,)), places.ctypes.data
+    scales, offsets = tables[:groups].reshape(groups * TILE), tables[groups : 2 * groups].reshape(groups * TILE)
+    total = tables[2 * groups]
+    to, scale_at, offset_at = total.ctypes.data, scales.ctypes.data, offsets.ctypes.data
     for tile in range(begin, end):
         codes, place = _codes_of(part, tile), 0
-        for j in range(TILE):
-            total[j] = 0
-        for g in range(part[GROUPS]):
-            wide = ends[g] - place
+        _affine(part, tile, scales, offsets)
+        total[:] = 0
+        for g in range(groups):
+            wide, group = ends[g] - place, 4 * TILE * g
             if part[BITS] == 4:
-                product_4bit(codes, first + 4 * place, wide // 2, product.ctypes.data)
+                add_group_4bit(codes, x, wide // 2, scale_at + group, offset_at + group, sums[g], to)
                 codes += wide // 2 * TILE
             else:
-                product_8bit(codes, first + 4 * place, wide, product.ctypes.data)
+                add_group_8bit(codes, x, wide, scale_at + group, offset_at + group, sums[g], to)
                 codes += wide * TILE
-            if _affine(part, tile, g, scale, offset):
-                for j in range(TILE):
-                    total[j] += scale[j] * product[j] + offset[j] * sums[g]
-            else:
-                for j in range(TILE):
-                    total[j] += scale[j] * product[j]
-            place = ends[g]
+            x, place = x + 4 * wide, ends[g]
+        x -= 4 * place
         row = tile * TILE
         for j in range(min(TILE, part[OUTPUTS] - row)):
             out[row + j] = total[j] + (bias[row + j] if bias.size else np.float32(0))
 
 
 @kernel
-def weights_grouped(part, begin, end, out, scratch):  # type: ignore[no-untyped-def]
-    """Tiles [begin, end) as weights. out: [inputs, 32 * (end - begin)]; scratch: [2 * 32]."""
+def weights_grouped(part, begin, end, out):  # type: ignore[no-untyped-def]
+    """Tiles [begin, end) as weights. out: [inputs, 32 * (end - begin)]."""
     order, ends = carray(i32(part[ORDER]), (part[PLACES],)), carray(i32(part[ENDS]), (part[GROUPS],))
-    scale, offset = scratch[:TILE], scratch[TILE : 2 * TILE]
+    tables = np.zeros((2, part[GROUPS] * TILE), np.float32)
     for tile in range(begin, end):
         first, place, column = _codes_of(part, tile), 0, (tile - begin) * TILE
+        _affine(part, tile, tables[0], tables[1])
         for g in range(part[GROUPS]):
-            _affine(part, tile, g, scale, offset)
+            scale, offset = tables[0, g * TILE : (g + 1) * TILE], tables[1, g * TILE : (g + 1) * TILE]
             for p in range(place, ends[g]):
                 if order[p] >= 0:
                     _weight_row(part, first, p, scale, offset, out[order[p], column : column + TILE])
@@ -176,10 +173,10 @@ def _weight_row(part, codes, place, scale, offset, out):  # type: ignore[no-unty
 
 
 @kernel
-def weights_part(part, begin, end, out, scratch):  # type: ignore[no-untyped-def]
+def weights_part(part, begin, end, out):  # type: ignore[no-untyped-def]
     """As `weights_grouped`, of any part; a dense one is transposed."""
     if part[BITS] < 16:
-        weights_grouped(part, begin, end, out, scratch)
+        weights_grouped(part, begin, end, out)
         return
     for row in range(begin * TILE, min(end * TILE, part[OUTPUTS])):
         for k in range(part[PLACES]):
@@ -203,18 +200,18 @@ def embed_part(part, row, out):  # type: ignore[no-untyped-def]
             out[k] = _dense(part, row * part[PLACES] + k)
         return
     order, ends = carray(i32(part[ORDER]), (part[PLACES],)), carray(i32(part[ENDS]), (part[GROUPS],))
-    tables = np.empty(2 * TILE, np.float32)
     tile, lane, place = row // TILE, row % TILE, 0
+    tables = np.zeros((2, part[GROUPS] * TILE), np.float32)
+    _affine(part, tile, tables[0], tables[1])
     codes = carray(u8(_codes_of(part, tile)), (part[PLACES] * part[BITS] // 8 * TILE,))
     for g in range(part[GROUPS]):
-        _affine(part, tile, g, tables[:TILE], tables[TILE:])
         for p in range(place, ends[g]):
             if part[BITS] == 4:
                 code = np.int32(codes[p // 2 * TILE + lane] >> np.uint8(p % 2 * 4)) & 15
             else:
                 code = np.int32(codes[p * TILE + lane]) - 128
             if order[p] >= 0:
-                out[order[p]] = np.float32(code) * tables[lane] + tables[TILE + lane]
+                out[order[p]] = np.float32(code) * tables[0, g * TILE + lane] + tables[1, g * TILE + lane]
         place = ends[g]
 
 
@@ -243,10 +240,11 @@ def linear_parts(x, parts, bias, out, begin, end, scratch):  # type: ignore[no-u
         if first < last and part[BITS] >= 16:
             _dense_rows(part, x, b, y, first * TILE, min(last * TILE, outputs))
         elif first < last:
-            places = scratch[4 * TILE : 4 * TILE + part[PLACES]]
-            sums = scratch[4 * TILE + part[PLACES] : 4 * TILE + part[PLACES] + part[GROUPS]]
+            places, rest = scratch[: part[PLACES]], scratch[part[PLACES] :]
+            sums, rest = rest[: part[GROUPS]], rest[part[GROUPS] :]
+            tables = rest[: TILE * (2 * part[GROUPS] + 1)].reshape(2 * part[GROUPS] + 1, TILE)
             if gathered < 0 or parts[gathered, ORDER] != part[ORDER]:
                 gather(part, x, places, sums)
                 gathered = p
-            linear_grouped(part, places, sums, b, y, first, last, scratch)
+            linear_grouped(part, places, sums, b, y, first, last, tables)
         before, at = before + tiles, at + outputs

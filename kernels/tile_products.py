@@ -1,6 +1,6 @@
-"""Products of one tile of 32 outputs with a run of inputs, as vector instructions: what numba's loops do not become.
+"""Products of one tile of 32 outputs with a group of inputs, as vector instructions: what numba's loops do not become.
 
-Lanes of a vector are outputs, so a run may have any length, and no sum is taken across a vector. Written as LLVM
+Lanes of a vector are outputs, so a group may have any length, and no sum is taken across a vector. Written as LLVM
 vectors of 16, which LLVM cuts to what the machine has.
 """
 
@@ -47,11 +47,15 @@ def _load(builder: Any, address: Any, kind: Any, align: int) -> Any:
     return value
 
 
+def _store(builder: Any, value: Any, address: Any) -> None:
+    builder.store(value, builder.inttoptr(address, _FLOATS.as_pointer())).align = 4
+
+
 def _product(inputs: int, unpack: Callable[[Any, Any], list[Any]]) -> Callable[..., Any]:
-    """The code that adds up `inputs` inputs a row of 32 bytes."""
+    """The code that adds up `inputs` inputs a row of 32 bytes, then adds the group to the outputs."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        codes, x, rows, out = args
+        codes, x, rows, scales, offsets, x_sum, out = args
         zero = ir.Constant(_FLOATS, [0.0] * LANES)
         starts = range(0, TILE, LANES)
         sums = {(s, k): cgutils.alloca_once_value(builder, zero) for s in starts for k in range(inputs)}
@@ -65,27 +69,34 @@ def _product(inputs: int, unpack: Callable[[Any, Any], list[Any]]) -> Callable[.
                 for k, code in enumerate(unpack(builder, raw)):
                     term = builder.fmul(code, values[k], flags=FUSED)
                     builder.store(builder.fadd(builder.load(sums[s, k]), term, flags=FUSED), sums[s, k])
+        x_sums = _broadcast(builder, x_sum)
         for s in starts:
-            total = builder.load(sums[s, 0])
+            product = builder.load(sums[s, 0])
             for k in range(1, inputs):
-                total = builder.fadd(total, builder.load(sums[s, k]))
-            address = builder.add(out, ir.Constant(_I64, 4 * s))
-            builder.store(total, builder.inttoptr(address, _FLOATS.as_pointer())).align = 4
+                product = builder.fadd(product, builder.load(sums[s, k]))
+            at = ir.Constant(_I64, 4 * s)
+            scale, offset, total = (_load(builder, builder.add(a, at), _FLOATS, 4) for a in (scales, offsets, out))
+            for one, two in ((scale, product), (offset, x_sums)):
+                total = builder.fadd(total, builder.fmul(one, two, flags=FUSED), flags=FUSED)
+            _store(builder, total, builder.add(out, at))
         return context.get_dummy_value()
 
     return codegen
 
 
-_SIGNATURE = types.void(types.int64, types.int64, types.int64, types.int64)
+_SIGNATURE = types.void(*[types.int64] * 5, types.float32, types.int64)
 
 
 @intrinsic
-def product_4bit(typingctx, codes, x, rows, out):  # type: ignore[no-untyped-def]
-    """out[32] = sum over `rows` rows of codes[row, 32] (uint8, low halves first) times x[2 * row], x[2 * row + 1]."""
+def add_group_4bit(typingctx, codes, x, rows, scales, offsets, x_sum, out):  # type: ignore[no-untyped-def]
+    """out[32] += scales[32] * (sum over `rows` rows of codes[row, 32] times x) + offsets[32] * x_sum, by addresses.
+
+    A byte's low half meets x[2 * row], its high half x[2 * row + 1].
+    """
     return _SIGNATURE, _product(2, _nibbles)
 
 
 @intrinsic
-def product_8bit(typingctx, codes, x, rows, out):  # type: ignore[no-untyped-def]
-    """out[32] = sum over `rows` rows of (codes[row, 32] - 128) times x[row]."""
+def add_group_8bit(typingctx, codes, x, rows, scales, offsets, x_sum, out):  # type: ignore[no-untyped-def]
+    """As `add_group_4bit`; codes less 128 meet x[row]."""
     return _SIGNATURE, _product(1, _centred)
