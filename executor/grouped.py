@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -14,6 +14,8 @@ import numpy as np
 from ..planner.plan import Range
 
 Array = np.ndarray[Any, Any]
+Columns = Range | Array
+"""A range of inputs, or their numbers in any order."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,17 @@ class Form:
 class Layout:
     """Where inputs stand: `ends` int32 [groups], the place after each group; `order` int32 [places], the input of each
     place, -1 where a place is filled up. Groups of 4-bit codes begin and end on even places, so that no byte is cut.
+    `shared`: by all matrices that are cut alike.
     """
 
     ends: Array
     order: Array
+    shared: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of its own."""
+        return 0 if self.shared else self.ends.nbytes + self.order.nbytes
 
     @staticmethod
     def of(group_of_input: Array, bits: int) -> tuple[Layout, Array]:
@@ -55,7 +64,7 @@ class Layout:
     def regular(columns: Range, group: int, bits: int) -> tuple[Layout, tuple[int, ...]]:
         """As `of`, of columns whose groups follow one another; made once for all matrices that are cut alike."""
         layout, groups = Layout.of(np.arange(*columns) // group, bits)
-        return layout, tuple(map(int, groups))
+        return replace(layout, shared=True), tuple(map(int, groups))
 
     def placed(self, codes: Array) -> Array:
         """codes [rows, inputs] as [rows, places], 0 where filled up."""
@@ -87,10 +96,35 @@ class GroupedRows(Protocol):
     form: Form
     layout: Layout
 
-    def read(self, rows: Range) -> Grouped: ...
+    def read(self, rows: Range) -> Grouped:
+        """Those rows, in their order on disk."""
+        ...
 
 
 def packed(codes: Array, layout: Layout, bits: int) -> Array:
     """codes: uint8 [rows, inputs] -> as `Grouped` has them."""
     placed = layout.placed(codes)
     return placed[:, 0::2] | placed[:, 1::2] << 4 if bits == 4 else placed
+
+
+def floats(rows: Grouped, columns: int) -> Array:
+    """What the codes mean, in the order of the inputs: float32 [rows, columns]."""
+    form, layout = rows.form, rows.layout
+    codes = rows.codes
+    if form.bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
+    widths = np.diff(layout.ends, prepend=0)
+    scales = _as_floats(rows.scales)
+    zeros = form.zero if rows.zeros is None else np.repeat(rows.zeros, widths, axis=1).astype(np.float32)
+    values = (codes - np.float32(0) - zeros) * np.repeat(scales, widths, axis=1)
+    if rows.minimums is not None:
+        values += np.repeat(_as_floats(rows.minimums), widths, axis=1)
+    result = np.empty((len(codes), columns), np.float32)
+    result[:, layout.order[layout.order >= 0]] = values[:, layout.order >= 0]
+    return result
+
+
+def _as_floats(table: Array) -> Array:
+    if table.dtype == np.uint16:
+        return (table.astype(np.uint32) << 16).view(np.float32)
+    return table.astype(np.float32)

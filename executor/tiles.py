@@ -12,41 +12,50 @@ import numpy as np
 import torch
 
 from ..kernels import grouped as kernel
-from ..planner.plan import Range, size
-from .grouped import Array, Grouped, GroupedRows
+from .grouped import Array, Columns, Grouped, GroupedRows
 
 TILE = kernel.TILE
 BATCH_CODES = 1 << 20  # rewritten at a time
 
 
 class Tiles:
-    """Rows of `source` as `[tiles, ..., 32]`, read and rewritten some at a time; the last tile is filled up."""
+    """Rows of `source` as `[tiles, ..., 32]`, read and rewritten some at a time; the last tile is filled up.
 
-    def __init__(self, source: GroupedRows, rows: Range) -> None:
-        self.form, self.layout, self.outputs = source.form, source.layout, size(rows)
+    `rows`: a range of them, or their numbers in any order.
+    """
+
+    def __init__(self, source: GroupedRows, rows: Columns) -> None:
+        wanted = np.arange(*rows) if isinstance(rows, tuple) else rows
+        self.form, self.layout, self.outputs = source.form, source.layout, len(wanted)
         count, places, groups = -(-self.outputs // TILE), len(self.layout.order), len(self.layout.ends)
         table = (count, groups, TILE)
         self.codes = np.zeros((count, places * self.form.bits // 8, TILE), np.uint8)
         self.scales = np.zeros(table, self.form.table)
         self.minimums = np.zeros(table, self.form.table) if self.form.minimums else None
         self.zeros = np.zeros(table, np.uint8) if self.form.zeros else None
-        step = TILE * max(1, BATCH_CODES // max(1, places * TILE))
-        for begin in range(rows[0], rows[1], step):
-            self._put((begin - rows[0]) // TILE, source.read((begin, min(begin + step, rows[1]))))
+        on_disk = np.sort(wanted)
+        places_on_disk = np.argsort(wanted, kind="stable")
+        step = max(1, BATCH_CODES // max(1, places))
+        while len(on_disk):
+            first = int(on_disk[0])
+            here = int(np.searchsorted(on_disk, first + step))
+            read = source.read((first, int(on_disk[here - 1]) + 1))
+            self._put(read, on_disk[:here] - first, places_on_disk[:here])
+            on_disk, places_on_disk = on_disk[here:], places_on_disk[here:]
 
-    def _put(self, tile: int, rows: Grouped) -> None:
-        _tile(self.codes[tile:], rows.codes)
-        _tile(self.scales[tile:], rows.scales)
-        if self.minimums is not None and rows.minimums is not None:
-            _tile(self.minimums[tile:], rows.minimums)
-        if self.zeros is not None and rows.zeros is not None:
-            _tile(self.zeros[tile:], rows.zeros)
+    def _put(self, read: Grouped, rows: Array, outputs: Array) -> None:
+        """Those of the rows that were read, as these outputs."""
+        pairs = [(self.codes, read.codes), (self.scales, read.scales)]
+        pairs += [(self.minimums, read.minimums)] if self.minimums is not None and read.minimums is not None else []
+        pairs += [(self.zeros, read.zeros)] if self.zeros is not None and read.zeros is not None else []
+        for target, source in pairs:
+            target[outputs // TILE, :, outputs % TILE] = source[rows]
 
     @property
     def bytes(self) -> int:
-        """Without the layout, which matrices share."""
+        """Without a layout that matrices share."""
         arrays = (self.codes, self.scales, self.minimums, self.zeros)
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(array.nbytes for array in arrays if array is not None) + self.layout.bytes
 
     @property
     def words(self) -> list[int]:
@@ -57,14 +66,6 @@ class Tiles:
         places, groups = len(self.layout.order), len(self.layout.ends)
         where = (self.layout.ends.ctypes.data, self.layout.order.ctypes.data, kinds[self.scales.dtype.name])
         return [self.form.bits, self.outputs, places, groups, codes, scales, minimums, zeros, self.form.zero, *where]
-
-
-def _tile(tiles: Array, rows: Array) -> None:
-    """rows [outputs, wide] -> the first of tiles [tiles, wide, 32]."""
-    count, rest = divmod(len(rows), TILE)
-    tiles[:count] = rows[: count * TILE].reshape(count, TILE, rows.shape[1]).swapaxes(1, 2)
-    if rest:
-        tiles[count, :, :rest] = rows[count * TILE :].T
 
 
 def _dense_words(weight: torch.Tensor) -> list[int]:

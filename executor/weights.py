@@ -15,7 +15,7 @@ from ..planner.model_spec import ModelSpec
 from ..planner.plan import Range, Split, kv_span, members, size
 from ..planner.steps import Kind, Step
 from ..planner.strategy import OUTPUT_PROJECTION
-from .grouped import GroupedRows
+from .grouped import Array, Columns, GroupedRows
 from .tiles import Parts, Tiles
 
 Key = tuple[int, str, str]  # layer, block, role of the step
@@ -27,7 +27,9 @@ class WeightFiles(Protocol):
 
     def read(self, name: str, rows: Range | None = None, columns: Range | None = None) -> torch.Tensor: ...
 
-    def grouped(self, name: str, columns: Range | None = None) -> GroupedRows | None: ...
+    def grouped(self, name: str, columns: Columns) -> GroupedRows | None: ...
+
+    def orders(self, *names: str) -> Array | None: ...
 
     def dtype(self, name: str) -> torch.dtype: ...
 
@@ -114,25 +116,48 @@ class ShardReader:
         self, step: Step, names: list[str], rows: list[Range], has_bias: bool = False, columns: Range | None = None
     ) -> Shard:
         """The row ranges of several matrices below each other, read into place one after the other."""
+        if self.dtype is None:
+            return self._as_stored(step, names, rows, has_bias, columns or (0, step.in_features))
         total, at = sum(map(size, rows)), 0
         bias = torch.empty(total, device=self.place) if has_bias else None
         if bias is not None:
             for name, span in zip(names, rows, strict=True):
                 self.files.read_into(bias[at : (at := at + size(span))], f"{name}.bias", span)
-        if self.dtype is None:
-            inputs = columns or (0, step.in_features)
-            parts = [self._part(f"{name}.weight", span, inputs) for name, span in zip(names, rows, strict=True)]
-            return Shard(torch.empty(0), bias, Parts(parts))
         weight, at = torch.empty(total, step.in_features, dtype=self.dtype, device=self.place), 0
         for name, span in zip(names, rows, strict=True):
             self.files.read_into(weight[at : (at := at + size(span))], f"{name}.weight", span, columns)
         return Shard(weight, bias)
 
-    def _part(self, name: str, rows: Range, columns: Range) -> Tiles | torch.Tensor:
+    def _as_stored(self, step: Step, names: list[str], rows: list[Range], has_bias: bool, columns: Range) -> Shard:
+        """As `_stacked`, each matrix in its own format."""
+        order = self._mlp_order(step.layer) if step.block == "mlp" else None
+        taken: list[Columns] = list(rows)
+        inputs: Columns = columns
+        if order is not None and step.role == "gate_up":
+            taken = [order[slice(*span)] for span in rows]
+        elif order is not None:
+            inputs = order[slice(*columns)]
+        parts = [self._part(f"{name}.weight", some, inputs) for name, some in zip(names, taken, strict=True)]
+        bias = None
+        if has_bias:
+            biases = [(self.files.read(f"{name}.bias"), some) for name, some in zip(names, taken, strict=True)]
+            bias = torch.cat([b[slice(*some)] if isinstance(some, tuple) else b[some] for b, some in biases])
+        return Shard(torch.empty(0), bias, Parts(parts))
+
+    def _mlp_order(self, layer: int) -> Array | None:
+        """The order that a layer's MLP columns stand in: that of down_proj's groups, so that a device's share has whole
+        groups. None for their own.
+        """
+        prefix = f"model.layers.{layer}.mlp."
+        return self.files.orders(*(f"{prefix}{which}_proj.weight" for which in ("gate", "up", "down")))
+
+    def _part(self, name: str, rows: Columns, columns: Columns) -> Tiles | torch.Tensor:
         """Part of a matrix as it is stored."""
         grouped = self.files.grouped(name, columns)
         if grouped is not None:
             return Tiles(grouped, rows)
+        assert isinstance(rows, tuple), "only quantised rows have an order"
+        assert isinstance(columns, tuple), "only quantised columns have an order"
         part = torch.empty(size(rows), size(columns), dtype=self.files.dtype(name), device=self.place)
         self.files.read_into(part, name, rows, columns)
         return part

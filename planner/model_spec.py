@@ -32,12 +32,20 @@ class Quant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Grouped affine weights: `bits` a weight, a 16-bit scale and minimum for each `group_size` inputs of an output.
 
     `act_order`: groups follow the order of activation sizes, not of inputs (GPTQ `desc_act`). Embedding, head and norms
-    are not quantised.
+    are not quantised. `group_size`: -1 for one group an output. `mixed`: the config names matrices that differ, so
+    that files decide.
     """
 
-    bits: Literal[4, 8]
+    bits: Literal[2, 3, 4, 8]
     group_size: int
     act_order: bool = False
+    method: Literal["gptq", "gptq_v2", "awq", "compressed-tensors"] = "gptq"
+    mixed: bool = False
+
+    @property
+    def held_bits(self) -> Literal[4, 8]:
+        """Of a code in memory."""
+        return 8 if self.bits == 8 else 4
 
 
 class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ Knows formats. Knows nothing of how they are computed with.
 from __future__ import annotations
 
 from math import lcm
+from typing import Literal
 
 from .model_spec import Held, ModelSpec, Quant
 from .plan import DTYPE_BYTES, MLP_UNIT, Dtype
@@ -20,30 +21,45 @@ def is_quantised(dtype: Dtype) -> bool:
 
 def native_dtype(model: ModelSpec, gpus: bool) -> Dtype:
     """What a model is held in unless the user says otherwise: as it is stored, else exact on CPUs and short on GPUs."""
-    if model.quant is not None:
-        return "int4" if model.quant.bits == 4 else "int8"
-    if model.stored is not None and not gpus:
+    if not gpus and (model.quant or model.stored):
         return "native"
+    if model.quant is not None:
+        return "int4" if model.quant.held_bits == 4 else "int8"
     return "bfloat16" if gpus else "float32"
 
 
 def group_size(model: ModelSpec) -> int:
     """Inputs that share a scale and a minimum."""
-    return model.quant.group_size if model.quant else DEFAULT_GROUP
+    if model.quant is None:
+        return DEFAULT_GROUP
+    return model.quant.group_size if model.quant.group_size > 0 else model.hidden
 
 
 def held_as(model: ModelSpec, dtype: Dtype, role: str) -> Held:
     """How the matrix of the step `role` is held. ValueError for native weights of a model that is not stored so."""
     if dtype == "native":
-        if model.stored is None:
-            raise ValueError("the model has no weights in formats of their own: use another --dtype than native")
-        return model.stored.of(role)
+        return _native(model, role)
     if role in ("embed", "lm_head"):
         dtype = vocabulary_dtype(dtype)
     if dtype in ("float32", "bfloat16"):
         return Held(dtype, 1, 1024 * DTYPE_BYTES[dtype])  # type: ignore[arg-type]
     group = group_size(model)
     return Held(dtype, group, -(-int(1024 * grouped_bytes(dtype, group) * group) // group))  # type: ignore[arg-type]
+
+
+def _native(model: ModelSpec, role: str) -> Held:
+    """GPTQ, AWQ and compressed-tensors keep a 16-bit scale and an 8-bit zero point a group, and 16-bit tables."""
+    if model.stored is not None:
+        return model.stored.of(role)
+    if model.quant is None:
+        raise ValueError("the model has no weights in formats of their own: use another --dtype than native")
+    if role in ("embed", "lm_head"):
+        return Held("bfloat16", 1, 2048)
+    wide = {"o_proj": model.heads * model.head_dim, "down_proj": model.mlp}.get(role, model.hidden)
+    whole = model.quant.group_size == -1
+    tables = -(-1024 * 3 // (wide if whole else model.quant.group_size))
+    form: Literal["int4", "int8"] = "int4" if model.quant.held_bits == 4 else "int8"
+    return Held(form, 1 if whole else model.quant.group_size, 128 * model.quant.held_bits + tables)
 
 
 def bytes_per_weight(model: ModelSpec, dtype: Dtype) -> float:
@@ -93,5 +109,6 @@ def check_dtype(model: ModelSpec, dtype: Dtype) -> None:
     quant: Quant | None = model.quant
     if dtype == "native":
         held_as(model, dtype, "gate_up")
-    elif quant is not None and is_quantised(dtype) and dtype != f"int{quant.bits}":
-        raise ValueError(f"the model is stored in {quant.bits} bits: use --dtype int{quant.bits} or a float format")
+    elif quant is not None and is_quantised(dtype) and dtype != f"int{quant.held_bits}":
+        held = quant.held_bits
+        raise ValueError(f"the model is stored in {quant.bits} bits: use --dtype native, int{held} or a float format")

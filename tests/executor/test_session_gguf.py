@@ -22,6 +22,7 @@ from tpplan.executor.session import Session
 from tpplan.planner.memory import device_bytes
 from tpplan.planner.model_files import load_model
 from tpplan.planner.stored_formats import KEPT
+from tpplan.planner.weight_formats import mlp_unit
 
 SHAPE: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 WIDE = SHAPE | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
@@ -61,7 +62,7 @@ def test_logits(tmp_path: Path, kind: Q, seed: int) -> None:
     path = written(kind, bool(seed % 2), tmp_path / "model.gguf")
     spec = load_model(path)
     devices = (PAIR, TRIO)[seed % 2]
-    plan = plan_of(spec, devices, random_split(spec, len(devices), seed), "native")
+    plan = plan_of(spec, devices, random_split(spec, len(devices), seed, mlp_unit(spec, "native")), "native")
     with torch.no_grad():
         want = dequantised(kind, bool(seed % 2))(torch.tensor([IDS])).logits[0][PROMPT - 1 :]
     error, allowed = float((logits_of(plan, path, IDS, PROMPT) - want).abs().max()), 2e-5 * float(want.abs().max())
@@ -73,7 +74,7 @@ def test_memory(tmp_path: Path, kind: Q) -> None:
     """What each device holds is what the planner counts, within 2 %, where heads are whole groups and tiles."""
     path = tiny_gguf(tiny_model("llama", **WIDE), tmp_path / "model.gguf", kind)
     spec = load_model(path)
-    plan = plan_of(spec, PAIR, random_split(spec, 2, 5), "native")
+    plan = plan_of(spec, PAIR, random_split(spec, 2, 5, mlp_unit(spec, "native")), "native")
     counted = device_bytes(spec, plan.split, plan.workload, "native")
     with Session.open(plan, spec, path) as session:
         for program in session._runners["decode"].programs:
