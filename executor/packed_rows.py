@@ -32,7 +32,7 @@ class PackedRows:
         else:
             self.layout, self.groups = Layout.of(found[self.columns], bits)
         self.has_zeros = bool({"qzeros", "weight_zero_point"} & matrix.parts.keys())
-        scales = matrix.part("scales", "weight_scale")
+        scales = matrix.part(matrix.scales)
         self.form = Form(
             bits=bits,
             zero=0 if self.has_zeros else 2 ** (matrix.bits - 1),
@@ -68,7 +68,7 @@ class PackedRows:
         return unpacked(words.T, inputs, bits, first).T
 
     def _scales(self, outputs: Range, compressed: bool) -> Array:
-        part = "weight_scale" if compressed else "scales"
+        part = self.matrix.scales
         stored = self.matrix.parts[part]
         kind = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[stored.type.name]
         whole = (0, self.matrix.groups)

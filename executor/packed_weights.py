@@ -38,6 +38,8 @@ class Packed:
     def __post_init__(self) -> None:
         """ValueError where the shapes of the parts contradict each other or the config."""
         object.__setattr__(self, "bits", self._bits())
+        if self.method != "compressed-tensors":
+            self.part("qzeros")
         object.__setattr__(self, "groups", self._groups())
         for part, shape in self._shapes().items():
             if part in self.parts:
@@ -62,16 +64,21 @@ class Packed:
     def paths(self) -> set[Path]:
         return {part.path for part in self.parts.values()}
 
-    def part(self, *names: str) -> Stored:
-        """The first of those parts that there is; ValueError where there is none."""
-        for name in names:
-            if name in self.parts:
-                return self.parts[name]
-        raise ValueError(f"tensor '{self.name}.{names[0]}' is missing; {AGAIN}")
+    @property
+    def scales(self) -> str:
+        """What the method calls its scales."""
+        return "weight_scale" if self.method == "compressed-tensors" else "scales"
+
+    def part(self, name: str) -> Stored:
+        """ValueError where there is none."""
+        if name not in self.parts:
+            raise ValueError(f"tensor '{self.name}.{name}' is missing; {AGAIN}")
+        return self.parts[name]
 
     def _bits(self) -> int:
         outputs, inputs = self.shape
-        codes = self.part("qweight", "weight_packed")
+        part = _CODES.intersection(self.parts).pop()
+        codes = self.parts[part]
         packed, whole = {
             "gptq": (codes.shape[0], inputs),
             "awq": (codes.shape[-1], outputs),
@@ -80,7 +87,6 @@ class Packed:
         bits = next((n for n in (2, 3, 4, 8) if whole * n == 32 * packed), 0)
         allowed = {"gptq": (2, 3, 4, 8), "awq": (4,), "compressed-tensors": (4, 8)}[self.method]
         if bits not in allowed or (bits != self.quant.bits and not self.quant.mixed):
-            part = _CODES.intersection(self.parts).pop()
             raise ValueError(
                 f"tensor '{self.name}.{part}' packs {whole} numbers into {packed} words, which is not the "
                 f"{self.quant.bits} bits of the config: correct {FIELD}, or {AGAIN}"
@@ -88,13 +94,12 @@ class Packed:
         return bits
 
     def _groups(self) -> int:
-        scales = self.part("scales", "weight_scale")
+        scales = self.part(self.scales)
         groups = scales.shape[0] if self.method != "compressed-tensors" else scales.shape[-1]
         size = self.quant.group_size if self.quant.group_size > 0 else self.shape[1]
         if groups * size != self.shape[1] and not self.quant.mixed:
-            part = _SCALES.intersection(self.parts).pop()
             raise ValueError(
-                f"tensor '{self.name}.{part}' has {groups} groups of {self.shape[1]} inputs, the config asks for "
+                f"tensor '{self.name}.{self.scales}' has {groups} groups of {self.shape[1]} inputs, the config asks for "
                 f"groups of {size}: correct '{FIELD}.group_size', or {AGAIN}"
             )
         if self.shape[1] % groups and "g_idx" not in self.parts:

@@ -113,7 +113,7 @@ class _DeviceMemory:
     def _scale_tables(self, share: Share) -> Expression:
         """What `scale_table_bytes` says of a share that is not everything: scales of all groups but its own."""
         m, quant = self.sizes.model, self.sizes.model.quant
-        if quant is None or not quant.act_order or not is_quantised(self.sizes.dtype):
+        if quant is None or not quant.scattered or not is_quantised(self.sizes.dtype):
             return 0
         heads = share.linear(1) - m.heads * share.whole
         own = self._divided(m.head_dim, heads, quant.group_size, m.heads, up=False)

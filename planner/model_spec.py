@@ -43,6 +43,11 @@ class Quant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mixed: bool = False
 
     @property
+    def scattered(self) -> bool:
+        """Whether inputs that are neighbours may be of different groups."""
+        return self.act_order and self.group_size != -1
+
+    @property
     def held_bits(self) -> Literal[4, 8]:
         """Of a code in memory."""
         return 8 if self.bits == 8 else 4
