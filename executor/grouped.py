@@ -22,14 +22,21 @@ Columns = Range | Array
 class Form:
     """What all groups of a matrix have in common. `zero` is taken off every code, beside a group's own zero if any.
 
-    `table`: of scales and minimums, as numpy has it; uint16 for the bits of bfloat16.
+    `table`: of scales and minimums, as numpy has it; uint16 for the bits of bfloat16, int8 for codes that count with a
+    float16 of `block` groups each. `skipped`: groups of the first block that are not here.
     """
 
     bits: int
     zero: int = 0
     minimums: bool = False
     zeros: bool = False
-    table: Literal["float16", "float32", "uint16"] = "float16"
+    table: Literal["float16", "float32", "uint16", "int8"] = "float16"
+    block: int = 1
+    skipped: int = 0
+
+    def blocks(self, groups: int) -> int:
+        """That so many groups lie in."""
+        return -(-(groups + self.skipped) // self.block)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class Layout:
 class Grouped:
     """Rows of a matrix. codes: uint8 [out, places], for 4 bits [out, places / 2], the even place in the low half.
 
-    scales, minimums: [out, groups] of the form's `table`; zeros: uint8 [out, groups].
+    scales, minimums: [out, groups] of the form's `table`; zeros: uint8 [out, groups]. block_scales, block_minimums:
+    float16 [out, blocks], of a table of int8.
     """
 
     form: Form
@@ -88,6 +96,8 @@ class Grouped:
     scales: Array
     minimums: Array | None = None
     zeros: Array | None = None
+    block_scales: Array | None = None
+    block_minimums: Array | None = None
 
 
 class GroupedRows(Protocol):
@@ -108,15 +118,15 @@ def packed(codes: Array, layout: Layout, bits: int) -> Array:
 
 
 def floats(rows: Grouped, columns: int) -> Array:
-    """What the codes mean, in the order of the inputs: float32 [rows, columns]."""
+    """What the codes mean, in the order of the inputs: float32 [rows, columns]. Not for tables of int8."""
     form, layout = rows.form, rows.layout
+    assert form.table != "int8", form
     codes = rows.codes
     if form.bits == 4:
         codes = np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)
     widths = np.diff(layout.ends, prepend=0)
-    scales = _as_floats(rows.scales)
     zeros = form.zero if rows.zeros is None else np.repeat(rows.zeros, widths, axis=1).astype(np.float32)
-    values = (codes - np.float32(0) - zeros) * np.repeat(scales, widths, axis=1)
+    values = (codes - np.float32(0) - zeros) * np.repeat(_as_floats(rows.scales), widths, axis=1)
     if rows.minimums is not None:
         values += np.repeat(_as_floats(rows.minimums), widths, axis=1)
     result = np.empty((len(codes), columns), np.float32)

@@ -99,8 +99,8 @@ class Packed:
         size = self.quant.group_size if self.quant.group_size > 0 else self.shape[1]
         if groups * size != self.shape[1] and not self.quant.mixed:
             raise ValueError(
-                f"tensor '{self.name}.{self.scales}' has {groups} groups of {self.shape[1]} inputs, the config asks for "
-                f"groups of {size}: correct '{FIELD}.group_size', or {AGAIN}"
+                f"tensor '{self.name}.{self.scales}' has {groups} groups of {self.shape[1]} inputs, the config asks "
+                f"for groups of {size}: correct '{FIELD}.group_size', or {AGAIN}"
             )
         if self.shape[1] % groups and "g_idx" not in self.parts:
             raise ValueError(

@@ -15,6 +15,20 @@ from ..kernels import grouped as kernel
 from .grouped import Array, Columns, Grouped, GroupedRows
 
 TILE = kernel.TILE
+KINDS = {
+    "float16": kernel.FLOAT16,
+    "float32": kernel.FLOAT32,
+    "uint16": kernel.BFLOAT16,
+    "int8": kernel.CODES_OF_BLOCKS,
+}
+WORD = {
+    "codes": kernel.CODES,
+    "scales": kernel.SCALES,
+    "minimums": kernel.MINIMUMS,
+    "zeros": kernel.ZEROS,
+    "block_scales": kernel.BLOCK_SCALES,
+    "block_minimums": kernel.BLOCK_MINIMUMS,
+}
 BATCH_CODES = 1 << 20  # rewritten at a time
 
 
@@ -28,11 +42,18 @@ class Tiles:
         wanted = np.arange(*rows) if isinstance(rows, tuple) else rows
         self.form, self.layout, self.outputs = source.form, source.layout, len(wanted)
         count, places, groups = -(-self.outputs // TILE), len(self.layout.order), len(self.layout.ends)
-        table = (count, groups, TILE)
-        self.codes = np.zeros((count, places * self.form.bits // 8, TILE), np.uint8)
-        self.scales = np.zeros(table, self.form.table)
-        self.minimums = np.zeros(table, self.form.table) if self.form.minimums else None
-        self.zeros = np.zeros(table, np.uint8) if self.form.zeros else None
+        form, table = self.form, (count, groups, TILE)
+        blocks = (count, form.blocks(groups), TILE)
+        self.arrays = {"codes": np.zeros((count, places * form.bits // 8, TILE), np.uint8)}
+        self.arrays["scales"] = np.zeros(table, form.table)
+        if form.minimums:
+            self.arrays["minimums"] = np.zeros(table, form.table)
+        if form.zeros:
+            self.arrays["zeros"] = np.zeros(table, np.uint8)
+        if form.table == "int8":
+            self.arrays["block_scales"] = np.zeros(blocks, np.float16)
+        if form.table == "int8" and form.minimums:
+            self.arrays["block_minimums"] = np.zeros(blocks, np.float16)
         on_disk = np.sort(wanted)
         places_on_disk = np.argsort(wanted, kind="stable")
         step = max(1, BATCH_CODES // max(1, places))
@@ -45,27 +66,26 @@ class Tiles:
 
     def _put(self, read: Grouped, rows: Array, outputs: Array) -> None:
         """Those of the rows that were read, as these outputs."""
-        pairs = [(self.codes, read.codes), (self.scales, read.scales)]
-        pairs += [(self.minimums, read.minimums)] if self.minimums is not None and read.minimums is not None else []
-        pairs += [(self.zeros, read.zeros)] if self.zeros is not None and read.zeros is not None else []
-        for target, source in pairs:
-            target[outputs // TILE, :, outputs % TILE] = source[rows]
+        for name, target in self.arrays.items():
+            target[outputs // TILE, :, outputs % TILE] = getattr(read, name)[rows]
 
     @property
     def bytes(self) -> int:
         """Without a layout that matrices share."""
-        arrays = (self.codes, self.scales, self.minimums, self.zeros)
-        return sum(array.nbytes for array in arrays if array is not None) + self.layout.bytes
+        return sum(array.nbytes for array in self.arrays.values()) + self.layout.bytes
 
     @property
     def words(self) -> list[int]:
         """What `kernels.grouped` calls a part."""
-        kinds = {"float16": kernel.FLOAT16, "float32": kernel.FLOAT32, "uint16": kernel.BFLOAT16}
-        arrays = (self.codes, self.scales, self.minimums, self.zeros)
-        codes, scales, minimums, zeros = (0 if array is None else array.ctypes.data for array in arrays)
-        places, groups = len(self.layout.order), len(self.layout.ends)
-        where = (self.layout.ends.ctypes.data, self.layout.order.ctypes.data, kinds[self.scales.dtype.name])
-        return [self.form.bits, self.outputs, places, groups, codes, scales, minimums, zeros, self.form.zero, *where]
+        form, words = self.form, [0] * kernel.WORDS
+        words[kernel.BITS], words[kernel.OUTPUTS] = form.bits, self.outputs
+        words[kernel.PLACES], words[kernel.GROUPS] = len(self.layout.order), len(self.layout.ends)
+        for name, array in self.arrays.items():
+            words[WORD[name]] = array.ctypes.data
+        words[kernel.ENDS], words[kernel.ORDER] = self.layout.ends.ctypes.data, self.layout.order.ctypes.data
+        words[kernel.ZERO], words[kernel.KIND] = form.zero, KINDS[form.table]
+        words[kernel.BLOCK], words[kernel.SKIPPED] = form.block, form.skipped
+        return words
 
 
 def _dense_words(weight: torch.Tensor) -> list[int]:

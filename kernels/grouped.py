@@ -17,14 +17,17 @@ from numba import carray
 
 from .bfloat16 import widen
 from .half import half
-from .jit import f32, i32, kernel, u8, u16
+from .jit import f32, i8, i32, kernel, u8, u16
 from .linear import linear_bf16, linear_f16, linear_f32
 from .tile_products import TILE, add_group_4bit, add_group_8bit
 
 # fmt: off
-(BITS, OUTPUTS, PLACES, GROUPS, CODES, SCALES, MINIMUMS, ZEROS, ZERO, ENDS, ORDER, KIND, WORDS) = range(13)
+(
+    BITS, OUTPUTS, PLACES, GROUPS, CODES, SCALES, MINIMUMS, ZEROS, ZERO, ENDS, ORDER, KIND, BLOCK_SCALES,
+    BLOCK_MINIMUMS, BLOCK, SKIPPED, WORDS,
+) = range(17)
 # fmt: on
-FLOAT16, FLOAT32, BFLOAT16 = range(3)
+FLOAT16, FLOAT32, BFLOAT16, CODES_OF_BLOCKS = range(4)
 
 
 MOST_ROWS = 16  # of a product row by row; for more, writing the weights out pays
@@ -58,35 +61,50 @@ def reference(x: torch.Tensor, parts: np.ndarray, bias: torch.Tensor | None, out
 
 
 @kernel
-def _table(address, kind, at, out):  # type: ignore[no-untyped-def]
-    """out: the values of a table from value `at` on."""
-    if kind == FLOAT16:
-        words = carray(u16(address + 2 * at), (out.size,))
-        for j in range(out.size):
-            out[j] = half(words[j])
-    elif kind == FLOAT32:
+def _table(part, which, tile, out):  # type: ignore[no-untyped-def]
+    """out: [groups * 32] of the tile's SCALES or MINIMUMS."""
+    address, at = part[which], tile * out.size
+    if part[KIND] == CODES_OF_BLOCKS:
+        _blocks(part, which, tile, out)
+    elif part[KIND] == FLOAT32:
         values = carray(f32(address + 4 * at), (out.size,))
         for j in range(out.size):
             out[j] = values[j]
     else:
         words = carray(u16(address + 2 * at), (out.size,))
-        for j in range(out.size):
-            out[j] = widen(words[j])
+        if part[KIND] == FLOAT16:
+            for j in range(out.size):
+                out[j] = half(words[j])
+        else:
+            for j in range(out.size):
+                out[j] = widen(words[j])
+
+
+@kernel
+def _blocks(part, which, tile, out):  # type: ignore[no-untyped-def]
+    """Codes of groups times the float16 of their block."""
+    blocks = (part[GROUPS] + part[SKIPPED] + part[BLOCK] - 1) // part[BLOCK]
+    whole = part[BLOCK_SCALES] if which == SCALES else part[BLOCK_MINIMUMS]
+    for g in range(part[GROUPS]):
+        block = tile * blocks + (g + part[SKIPPED]) // part[BLOCK]
+        words = carray(u16(whole + 2 * TILE * block), (TILE,))
+        codes = carray(i8(part[which] + tile * out.size + TILE * g), (TILE,))
+        for j in range(TILE):
+            out[g * TILE + j] = half(words[j]) * np.float32(codes[j])
 
 
 @kernel
 def _affine(part, tile, scales, offsets):  # type: ignore[no-untyped-def]
     """scales, offsets: [groups * 32] of a tile: w = code * scale + offset, 8-bit codes less 128."""
-    at = tile * scales.size
-    _table(part[SCALES], part[KIND], at, scales)
+    _table(part, SCALES, tile, scales)
     centre = np.float32(128 if part[BITS] == 8 else 0) - np.float32(part[ZERO])
     if part[ZEROS]:
-        zeros = carray(u8(part[ZEROS] + at), (scales.size,))
+        zeros = carray(u8(part[ZEROS] + tile * scales.size), (scales.size,))
         for j in range(scales.size):
             offsets[j] = (centre - np.float32(zeros[j])) * scales[j]
         return
     if part[MINIMUMS]:
-        _table(part[MINIMUMS], part[KIND], at, offsets)
+        _table(part, MINIMUMS, tile, offsets)
     else:
         offsets[:] = 0
     if centre != 0:

@@ -76,6 +76,12 @@ def u8(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def i8(typingctx, address):  # type: ignore[no-untyped-def]
+    """Address (int64) as a pointer to int8."""
+    return _view(typingctx, address, types.int8)
+
+
+@intrinsic
 def i32(typingctx, address):  # type: ignore[no-untyped-def]
     """Address (int64) as a pointer to int32."""
     return _view(typingctx, address, types.int32)

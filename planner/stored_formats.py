@@ -20,8 +20,14 @@ KEPT: dict[Q, Held] = {
     Q.BF16: Held("bfloat16", 1, 2048),
     Q.Q4_0: Held("int4", 32, 512 + 32 * 2),
     Q.Q4_1: Held("int4", 32, 512 + 32 * 4),
+    Q.Q5_0: Held("int8", 32, 1024 + 32 * 2),
+    Q.Q5_1: Held("int8", 32, 1024 + 32 * 4),
     Q.Q8_0: Held("int8", 32, 1024 + 32 * 2),
+    Q.Q4_K: Held("int4", 32, 512 + 32 * 2 + 4 * 4),
+    Q.Q5_K: Held("int8", 32, 1024 + 32 * 2 + 4 * 4),
+    Q.Q6_K: Held("int8", 16, 1024 + 64 * 1 + 4 * 2),
 }
+"""Codes, then what groups and blocks have beside them. Codes of 5 and 6 bits take a byte."""
 WIDENED = Held("float32", 1, 4096)
 """What any other type becomes."""
 _ROLES = {
