@@ -11,6 +11,8 @@ than the inputs' own costs one gather of x a product.
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import torch
 from numba import carray
@@ -40,6 +42,14 @@ def scratch_floats(parts: np.ndarray) -> int:
     return int((quantised[:, PLACES] + (2 * TILE + 1) * quantised[:, GROUPS]).max(initial=0)) + TILE
 
 
+def _dense_rows_of(part: np.ndarray, begin: int, end: int) -> torch.Tensor:
+    """Rows of a dense part in float32."""
+    wide, each = int(part[PLACES]), int(part[BITS]) // 8
+    raw = (ctypes.c_uint8 * ((end - begin) * wide * each)).from_address(int(part[CODES]) + begin * wide * each)
+    dtype = {FLOAT16: torch.float16, FLOAT32: torch.float32, BFLOAT16: torch.bfloat16}[int(part[KIND])]
+    return torch.frombuffer(raw, dtype=dtype).view(end - begin, wide).float()
+
+
 def reference(x: torch.Tensor, parts: np.ndarray, bias: torch.Tensor | None, out: torch.Tensor) -> None:
     """x: [rows, in] float32, parts: int64 [parts, WORDS], bias: [out] float32 or None, out: [rows, out] float32.
 
@@ -52,9 +62,12 @@ def reference(x: torch.Tensor, parts: np.ndarray, bias: torch.Tensor | None, out
         outputs = int(part[OUTPUTS])
         for begin in range(0, -(-outputs // TILE), step):
             first, last = begin * TILE, min((begin + step) * TILE, outputs)
-            weights_part(part, begin, -(-last // TILE), block.numpy())
-            torch.mm(x, block[:, : last - first], out=(product := torch.empty(len(x), last - first)))
-            out[:, at + first : at + last] = product
+            if part[BITS] >= 16:
+                weights = _dense_rows_of(part, first, last).t()
+            else:
+                weights_grouped(part, begin, -(-last // TILE), block.numpy())
+                weights = block[:, : last - first]
+            out[:, at + first : at + last] = torch.mm(x, weights)
         at += outputs
     if bias is not None:
         out += bias
@@ -188,17 +201,6 @@ def _weight_row(part, codes, place, scale, offset, out):  # type: ignore[no-unty
         row = carray(u8(codes + place * TILE), (TILE,))
         for j in range(TILE):
             out[j] = np.float32(np.int32(row[j]) - np.int32(128)) * scale[j] + offset[j]
-
-
-@kernel
-def weights_part(part, begin, end, out):  # type: ignore[no-untyped-def]
-    """As `weights_grouped`, of any part; a dense one is transposed."""
-    if part[BITS] < 16:
-        weights_grouped(part, begin, end, out)
-        return
-    for row in range(begin * TILE, min(end * TILE, part[OUTPUTS])):
-        for k in range(part[PLACES]):
-            out[k, row - begin * TILE] = _dense(part, row * part[PLACES] + k)
 
 
 @kernel

@@ -5,16 +5,14 @@ Knows which types are computed with as they are, and what else becomes. Knows no
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from math import lcm, prod
-from typing import Literal
+from math import prod
 
 from gguf.constants import GGMLQuantizationType as Q
 
 from .model_spec import Held, Stored
+from .weight_formats import mean_held
 
-Form = Literal["float32", "bfloat16", "int8", "int4"]
 KEPT: dict[Q, Held] = {
     Q.F16: Held("bfloat16", 1, 2048),
     Q.BF16: Held("bfloat16", 1, 2048),
@@ -53,14 +51,5 @@ def stored_formats(tensors: Mapping[str, tuple[tuple[int, ...], Q]]) -> Stored |
     if all(kind is Q.F32 for each in kinds.values() for _, kind in each):
         return None
     kinds.setdefault("lm_head", kinds["embed"])
-    return Stored(**{role: _mean(each) for role, each in kinds.items()})
-
-
-def _mean(matrices: list[tuple[int, Q]]) -> Held:
-    held = [(weights, KEPT.get(kind, WIDENED)) for weights, kind in matrices]
-    total = sum(weights for weights, _ in held)
-    forms: Counter[Form] = Counter()
-    for weights, each in held:
-        forms[each.form] += weights
-    size = -(-sum(weights * each.bytes_per_1024 for weights, each in held) // total)
-    return Held(forms.most_common(1)[0][0], lcm(*(each.group_size for _, each in held)), size)
+    held = {role: [(weights, KEPT.get(kind, WIDENED)) for weights, kind in each] for role, each in kinds.items()}
+    return Stored(**{role: mean_held(each) for role, each in held.items()})

@@ -5,13 +5,16 @@ Knows formats. Knows nothing of how they are computed with.
 
 from __future__ import annotations
 
+from collections import Counter
 from math import lcm
 from typing import Literal
 
 from .model_spec import Held, ModelSpec, Quant
 from .plan import DTYPE_BYTES, MLP_UNIT, Dtype
 
+Form = Literal["float32", "bfloat16", "int8", "int4"]
 ROLES = ("embed", "qkv", "o_proj", "gate_up", "down_proj", "lm_head")  # of the steps that hold matrices
+SHORT = Held("bfloat16", 1, 2048)
 DEFAULT_GROUP = 128  # of a model that is quantised on request
 
 
@@ -48,18 +51,33 @@ def held_as(model: ModelSpec, dtype: Dtype, role: str) -> Held:
 
 
 def _native(model: ModelSpec, role: str) -> Held:
-    """GPTQ, AWQ and compressed-tensors keep a 16-bit scale and an 8-bit zero point a group, and 16-bit tables."""
     if model.stored is not None:
         return model.stored.of(role)
     if model.quant is None:
         raise ValueError("the model has no weights in formats of their own: use another --dtype than native")
     if role in ("embed", "lm_head"):
-        return Held("bfloat16", 1, 2048)
+        return SHORT
     wide = {"o_proj": model.heads * model.head_dim, "down_proj": model.mlp}.get(role, model.hidden)
-    whole = model.quant.group_size == -1
-    tables = -(-1024 * 3 // (wide if whole else model.quant.group_size))
-    form: Literal["int4", "int8"] = "int4" if model.quant.held_bits == 4 else "int8"
-    return Held(form, 1 if whole else model.quant.group_size, 128 * model.quant.held_bits + tables)
+    return packed_held(model.quant.bits, model.quant.group_size, wide)
+
+
+def packed_held(bits: int, group_size: int, inputs: int) -> Held:
+    """How a matrix of GPTQ, AWQ or compressed-tensors is held: a 16-bit scale and an 8-bit zero point a group, codes of
+    up to four bits in four. Where an output has one group only, its inputs may be cut anywhere.
+    """
+    group = inputs if group_size == -1 else group_size
+    held_bits, form = (8, "int8") if bits == 8 else (4, "int4")
+    return Held(form, 1 if group_size == -1 else group, 128 * held_bits + -(-1024 * 3 // group))  # type: ignore[arg-type]
+
+
+def mean_held(matrices: list[tuple[int, Held]]) -> Held:
+    """How matrices of so many weights are held on average: the form of most, groups that suit all."""
+    total = sum(weights for weights, _ in matrices)
+    forms: Counter[Form] = Counter()
+    for weights, each in matrices:
+        forms[each.form] += weights
+    size = -(-sum(weights * each.bytes_per_1024 for weights, each in matrices) // total)
+    return Held(forms.most_common(1)[0][0], lcm(*(each.group_size for _, each in matrices)), size)
 
 
 def bytes_per_weight(model: ModelSpec, dtype: Dtype) -> float:

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Q
 from tpplan.executor.gguf_groups import FORMS
 from tpplan.executor.tiles import Parts, Tiles
 from tpplan.executor.weight_files import WeightFiles, gguf_tensors
-from tpplan.kernels.grouped import TILE, weights_part
+from tpplan.kernels.grouped import TILE, weights_grouped
 from tpplan.planner.gguf_spec import load_gguf
 from tpplan.planner.stored_formats import KEPT
 
@@ -37,7 +37,7 @@ def test_slices(kind: Q, tmp_path: Path) -> None:
             assert source is not None
             tiles = Tiles(source, rows)
             got = np.zeros((columns[1] - columns[0], -(-tiles.outputs // TILE) * TILE), np.float32)
-            weights_part(Parts([tiles]).table[0], 0, got.shape[1] // TILE, got)
+            weights_grouped(Parts([tiles]).table[0], 0, got.shape[1] // TILE, got)
             expected = whole[slice(*rows), slice(*columns)]
             np.testing.assert_allclose(got.T[: tiles.outputs], expected, rtol=0, atol=2**-22 * np.abs(whole).max())
 

@@ -161,7 +161,9 @@ def test_quantised_checkpoints(stored: Any, quant: Quant | None, tmp_path: Path)
     """Methods in bits and groups; order counts only where it scatters groups; all else is as without."""
     plain = load_model(write_config(tmp_path / "plain", model_type="llama", **TINY))
     path = write_config(tmp_path / "quantised", model_type="llama", **TINY, quantization_config=stored)
-    assert load_model(path) == msgspec.structs.replace(plain, quant=quant)
+    loaded = load_model(path)
+    assert loaded == msgspec.structs.replace(plain, quant=quant, stored=loaded.stored)
+    assert bool(loaded.stored) == bool(quant and quant.mixed)
 
 
 @pytest.mark.parametrize(("method", "act_order"), [("gptq", True), ("gptq", False), ("awq", False)])
