@@ -54,6 +54,7 @@ class Session:
         self.plan, self.model, self.logits = plan, model, logits
         self._workers, self._runners = workers, runners
         self.trace: Trace | None = None
+        self.notes: list[str] = []  # what a user should know of how the weights are held
 
     @classmethod
     def open(cls, plan: Plan, model: ModelSpec, path: str | Path) -> Session:
@@ -70,7 +71,13 @@ class Session:
             with open_weights(path, model) as files:
                 check_weights(files, model)
                 logits = torch.zeros(model.vocab)
-                return cls(plan, model, workers, load(plan, model, files, workers, logits), logits)
+                session = cls(plan, model, workers, load(plan, model, files, workers, logits), logits)
+                if plan.dtype not in DTYPES:
+                    session.notes = [
+                        f"{count} matrices in {kind} are held as float32: {kind} is not computed with as it is"
+                        for kind, count in files.widened.items()
+                    ]
+                return session
         except BaseException:
             _close(workers.values())
             raise

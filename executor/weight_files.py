@@ -6,6 +6,7 @@ Knows which reader a path needs and that several device threads read at once. Kn
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from gguf.constants import GGMLQuantizationType
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import Range, size
 from ..planner.weight_names import check_shapes
+from .dequantise import PLAIN
 from .gguf_groups import FORMS
 from .gguf_rows import GgufRows
 from .gguf_weights import gguf_tensors
@@ -113,6 +115,12 @@ class WeightFiles:
             return None
         assert isinstance(columns, tuple), "GGUF knows no order of inputs"
         return GgufRows(self._files[stored.path], stored, columns, name)
+
+    @property
+    def widened(self) -> dict[str, int]:
+        """How many matrices are stored in each quantised type that is not computed with, so that they become floats."""
+        kinds = (stored.type for stored in self._tensors.values() if isinstance(stored, Stored))
+        return dict(Counter(kind.name for kind in kinds if kind not in FORMS and kind not in PLAIN))
 
     def orders(self, *names: str) -> np.ndarray | None:
         """The order of the last matrix's inputs by group, where it differs from their own, and all these matrices are

@@ -76,6 +76,20 @@ def test_logits(tmp_path: Path, kind: Q, seed: int) -> None:
     assert error <= allowed, f"off by {error:.3g}, allowed {allowed:.3g}:\n{describe(plan.split)}"
 
 
+def test_what_is_not_kept_is_told(tmp_path: Path) -> None:
+    """Q2_K becomes float32, gives the same numbers, and a line says so."""
+    path = written(Q.Q2_K, False, tmp_path / "model.gguf")
+    spec = load_model(path)
+    assert spec.stored
+    assert spec.stored.qkv.form == "float32"
+    plan = plan_of(spec, PAIR, random_split(spec, 2, 1), "native")
+    with torch.no_grad():
+        want = dequantised(Q.Q2_K, False)(torch.tensor([IDS])).logits[0][PROMPT - 1 :]
+    assert float((logits_of(plan, path, IDS, PROMPT) - want).abs().max()) <= 2e-5 * float(want.abs().max())
+    with Session.open(plan, spec, path) as session:
+        assert session.notes == ["16 matrices in Q2_K are held as float32: Q2_K is not computed with as it is"]
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=[kind.name for kind in KINDS])
 def test_memory(tmp_path: Path, kind: Q) -> None:
     """What each device holds is what the planner counts, within 2 %, where heads are whole groups and tiles."""

@@ -12,10 +12,12 @@ import pytest
 import torch
 from checkpoints import tiny_model
 from packers import Format, packed_checkpoint
-from plans import plan_of
+from plans import plan_by_hand, plan_of
 from runs import PAIR, TRIO, logits_of
 from splits import describe, random_split
 
+from tpplan.executor.session import Session
+from tpplan.planner.memory import device_bytes
 from tpplan.planner.model_files import load_model
 from tpplan.planner.weight_formats import mlp_unit
 
@@ -60,6 +62,22 @@ def test_logits(tmp_path: Path, form: str, seed: int) -> None:
     """Random splits: uneven, empty, row and column, inside groups; prefill and decode."""
     model = tiny_model("llama", seed, tie_word_embeddings=bool(seed % 2), **SHAPE)
     assert_logits(model, packed_checkpoint(model, tmp_path, FORMATS[form], seed), seed)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_memory(tmp_path: Path, form: str) -> None:
+    """What each device holds is what the planner counts, within 2 %."""
+    shape = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
+    model = tiny_model("llama", **shape, intermediate_size=1024, num_hidden_layers=1)
+    path = packed_checkpoint(model.half(), tmp_path, FORMATS[form])
+    spec = load_model(path)
+    plan = plan_by_hand(spec, PAIR, (3, 1), (256, 768), (1024, 1280), dtype="native")
+    counted = device_bytes(spec, plan.split, plan.workload, "native")
+    with Session.open(plan, spec, path) as session:
+        for program in session._runners["decode"].programs:
+            shards = {id(shard): shard for shard in program.state.shards.values()}.values()
+            got, want = sum(shard.bytes for shard in shards), counted[program.state.device].weights
+            assert abs(got - want) <= 0.02 * want, (got, want)
 
 
 @pytest.mark.parametrize("form", ["gptq 3 bits", "awq", "compressed-tensors act-order"])
