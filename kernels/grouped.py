@@ -21,7 +21,7 @@ from .bfloat16 import widen
 from .half import half
 from .jit import f32, i8, i32, kernel, u8, u16
 from .linear import linear_bf16, linear_f16, linear_f32
-from .tile_products import TILE, add_group_4bit, add_group_8bit
+from .tile_products import TILE, TOKENS, add_group_4bit, add_group_8bit, add_groups_4bit, add_groups_8bit
 
 # fmt: off
 (
@@ -32,14 +32,15 @@ from .tile_products import TILE, add_group_4bit, add_group_8bit
 FLOAT16, FLOAT32, BFLOAT16, CODES_OF_BLOCKS = range(4)
 
 
-MOST_ROWS = 16  # of a product row by row; for more, writing the weights out pays
-BLOCK_FLOATS = 1 << 19  # of weights written out at a time: they stay in a cache
+MOST_ROWS = 64  # of a product row by row; for more, writing the weights out pays
+BLOCK_FLOATS = 1 << 18  # of weights written out at a time: they stay in a cache
 
 
 def scratch_floats(parts: np.ndarray) -> int:
     """Of a lane that computes products with `parts`, int64 [parts, WORDS]."""
     quantised = parts[parts[:, BITS] < 16]
-    return int((quantised[:, PLACES] + (2 * TILE + 1) * quantised[:, GROUPS]).max(initial=0)) + TILE
+    sizes = TOKENS * (quantised[:, PLACES] + quantised[:, GROUPS]) + 2 * TILE * quantised[:, GROUPS]
+    return TOKENS * TILE + int(sizes.max(initial=0))
 
 
 def _dense_rows_of(part: np.ndarray, begin: int, end: int) -> torch.Tensor:
@@ -146,32 +147,39 @@ def gather(part, x, places, sums):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def linear_grouped(part, places, sums, bias, out, begin, end, tables):  # type: ignore[no-untyped-def]
-    """Tiles [begin, end) of one token's product, x as `gather` gives it. bias: [outputs] or empty, out: [outputs];
-    tables: [2 * groups + 1, 32].
+def linear_grouped(part, places, sums, bias, out, begin, end, tables, totals):  # type: ignore[no-untyped-def]
+    """Tiles [begin, end) of the product of one token, or of up to four, x as `gather` gives it.
+
+    places: [1 or 4, places]; sums: [1 or 4, groups]; bias: [outputs] or empty; out: [tokens, outputs];
+    tables: [2, groups * 32]; totals: [4, 32].
     """
-    groups = part[GROUPS]
-    ends, x = carray(i32(part[ENDS]), (groups,)), places.ctypes.data
-    scales, offsets = tables[:groups].reshape(groups * TILE), tables[groups : 2 * groups].reshape(groups * TILE)
-    total = tables[2 * groups]
-    to, scale_at, offset_at = total.ctypes.data, scales.ctypes.data, offsets.ctypes.data
+    groups, several = part[GROUPS], places.shape[0] > 1
+    ends, x, x_sums = carray(i32(part[ENDS]), (groups,)), places.ctypes.data, sums.ctypes.data
+    stride, sums_stride, to = 4 * part[PLACES], 4 * groups, totals.ctypes.data
     for tile in range(begin, end):
         codes, place = _codes_of(part, tile), 0
-        _affine(part, tile, scales, offsets)
-        total[:] = 0
+        _affine(part, tile, tables[0], tables[1])
+        totals[:] = 0
         for g in range(groups):
-            wide, group = ends[g] - place, 4 * TILE * g
+            wide, scale = ends[g] - place, tables.ctypes.data + 4 * TILE * g
+            offset, here, x_sum = scale + 4 * TILE * groups, x + 4 * place, x_sums + 4 * g
             if part[BITS] == 4:
-                add_group_4bit(codes, x, wide // 2, scale_at + group, offset_at + group, sums[g], to)
-                codes += wide // 2 * TILE
+                rows = wide // 2
+                if several:
+                    add_groups_4bit(codes, here, rows, scale, offset, x_sum, to, stride, sums_stride)
+                else:
+                    add_group_4bit(codes, here, rows, scale, offset, x_sum, to, stride, sums_stride)
             else:
-                add_group_8bit(codes, x, wide, scale_at + group, offset_at + group, sums[g], to)
-                codes += wide * TILE
-            x, place = x + 4 * wide, ends[g]
-        x -= 4 * place
+                rows = wide
+                if several:
+                    add_groups_8bit(codes, here, rows, scale, offset, x_sum, to, stride, sums_stride)
+                else:
+                    add_group_8bit(codes, here, rows, scale, offset, x_sum, to, stride, sums_stride)
+            codes, place = codes + rows * TILE, ends[g]
         row = tile * TILE
-        for j in range(min(TILE, part[OUTPUTS] - row)):
-            out[row + j] = total[j] + (bias[row + j] if bias.size else np.float32(0))
+        for t in range(out.shape[0]):
+            for j in range(min(TILE, part[OUTPUTS] - row)):
+                out[t, row + j] = totals[t, j] + (bias[row + j] if bias.size else np.float32(0))
 
 
 @kernel
@@ -238,33 +246,39 @@ def embed_part(part, row, out):  # type: ignore[no-untyped-def]
 @kernel
 def _dense_rows(part, x, bias, out, begin, end):  # type: ignore[no-untyped-def]
     shape = (part[OUTPUTS], part[PLACES])
-    if part[KIND] == FLOAT32:
-        linear_f32(x, carray(f32(part[CODES]), shape), bias, out, begin, end)
-    elif part[KIND] == FLOAT16:
-        linear_f16(x, carray(u16(part[CODES]), shape), bias, out, begin, end)
-    else:
-        linear_bf16(x, carray(u16(part[CODES]), shape), bias, out, begin, end)
+    for t in range(out.shape[0]):
+        if part[KIND] == FLOAT32:
+            linear_f32(x[t], carray(f32(part[CODES]), shape), bias, out[t], begin, end)
+        elif part[KIND] == FLOAT16:
+            linear_f16(x[t], carray(u16(part[CODES]), shape), bias, out[t], begin, end)
+        else:
+            linear_bf16(x[t], carray(u16(part[CODES]), shape), bias, out[t], begin, end)
 
 
 @kernel
 def linear_parts(x, parts, bias, out, begin, end, scratch):  # type: ignore[no-untyped-def]
-    """Tiles [begin, end), counted through all parts, of one token's product. x: [in]; bias: [out] or empty; out: [out];
-    scratch: `scratch_floats` of them.
+    """Tiles [begin, end), counted through all parts, of the products of up to four tokens. x: [tokens, in]; bias: [out]
+    or empty; out: [tokens, out]; scratch: `scratch_floats` of them.
     """
-    before, at, gathered = 0, 0, -1
+    tokens, before, at, gathered = x.shape[0], 0, 0, -1
+    taken = 1 if tokens == 1 else TOKENS
     for p in range(parts.shape[0]):
         part = parts[p]
-        outputs, tiles = part[OUTPUTS], (part[OUTPUTS] + TILE - 1) // TILE
+        outputs, places, groups = part[OUTPUTS], part[PLACES], part[GROUPS]
+        tiles = (outputs + TILE - 1) // TILE
         first, last = max(begin - before, 0), min(end - before, tiles)
-        y, b = out[at : at + outputs], bias[at : at + outputs]
+        y, b = out[:, at : at + outputs], bias[at : at + outputs]
         if first < last and part[BITS] >= 16:
             _dense_rows(part, x, b, y, first * TILE, min(last * TILE, outputs))
         elif first < last:
-            places, rest = scratch[: part[PLACES]], scratch[part[PLACES] :]
-            sums, rest = rest[: part[GROUPS]], rest[part[GROUPS] :]
-            tables = rest[: TILE * (2 * part[GROUPS] + 1)].reshape(2 * part[GROUPS] + 1, TILE)
+            wide, tables = places + groups, scratch[TOKENS * TILE :]
+            totals, gathers = scratch[: TOKENS * TILE], tables[2 * groups * TILE :]
+            xs = gathers[: taken * places].reshape(taken, places)
+            sums = gathers[taken * places : taken * wide].reshape(taken, groups)
             if gathered < 0 or parts[gathered, ORDER] != part[ORDER]:
-                gather(part, x, places, sums)
+                for t in range(taken):
+                    gather(part, x[min(t, tokens - 1)], xs[t], sums[t])
                 gathered = p
-            linear_grouped(part, places, sums, b, y, first, last, tables)
+            both = tables[: 2 * groups * TILE].reshape(2, groups * TILE)
+            linear_grouped(part, xs, sums, b, y, first, last, both, totals.reshape(TOKENS, TILE))
         before, at = before + tiles, at + outputs

@@ -22,6 +22,7 @@ from .norm import rms_norm
 from .rope import rope
 from .staging import ARRIVED, wait
 from .swiglu import swiglu
+from .tile_products import TOKENS
 
 WIDTH = 16
 EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL = range(10)
@@ -76,8 +77,8 @@ def _linear_parts(i, rows, bias, lane, lanes):  # type: ignore[no-untyped-def]
         tiles += (parts[p, OUTPUTS] + TILE - 1) // TILE
     begin, end = share(tiles, 1, lane, lanes)
     x, out = carray(f32(i[1]), (rows, i[5])), carray(f32(i[4]), (rows, i[6]))
-    for r in range(rows):
-        linear_parts(x[r], parts, bias, out[r], begin, end, scratch)
+    for r in range(0, rows, TOKENS):
+        linear_parts(x[r : r + TOKENS], parts, bias, out[r : r + TOKENS], begin, end, scratch)
 
 
 @kernel

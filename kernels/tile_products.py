@@ -47,56 +47,77 @@ def _load(builder: Any, address: Any, kind: Any, align: int) -> Any:
     return value
 
 
-def _store(builder: Any, value: Any, address: Any) -> None:
-    builder.store(value, builder.inttoptr(address, _FLOATS.as_pointer())).align = 4
-
-
-def _product(inputs: int, unpack: Callable[[Any, Any], list[Any]]) -> Callable[..., Any]:
-    """The code that adds up `inputs` inputs a row of 32 bytes, then adds the group to the outputs."""
+def _product(inputs: int, tokens: int, unpack: Callable[[Any, Any], list[Any]]) -> Callable[..., Any]:
+    """The code that adds up `inputs` inputs a row of 32 bytes for so many tokens, then adds the group to `out`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        codes, x, rows, scales, offsets, x_sum, out = args
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
-        starts = range(0, TILE, LANES)
-        sums = {(s, k): cgutils.alloca_once_value(builder, zero) for s in starts for k in range(inputs)}
+        codes, x, rows, scales, offsets, x_sums, out, stride, sums_stride = args
+        zero, starts = ir.Constant(_FLOATS, [0.0] * LANES), range(0, TILE, LANES)
+
+        def at(address: Any, by: int) -> Any:
+            return builder.add(address, ir.Constant(_I64, by))
+
+        def of_token(address: Any, each: Any, token: int) -> Any:
+            return builder.add(address, builder.mul(each, ir.Constant(_I64, token)))
+
+        chains = 1 if tokens > 1 else inputs  # sums that do not wait for each other
+        keys = [(t, s, k) for t in range(tokens) for s in starts for k in range(chains)]
+        sums = {key: cgutils.alloca_once_value(builder, zero) for key in keys}
+        for key in keys:
+            builder.store(zero, sums[key])
         with cgutils.for_range(builder, rows) as loop:
             row = builder.add(codes, builder.mul(loop.index, ir.Constant(_I64, TILE)))
             here = builder.add(x, builder.mul(loop.index, ir.Constant(_I64, 4 * inputs)))
-            at = [builder.add(here, ir.Constant(_I64, 4 * k)) for k in range(inputs)]
-            values = [_broadcast(builder, _load(builder, address, _F32, 4)) for address in at]
+            terms = {s: unpack(builder, _load(builder, at(row, s), _BYTES, 1)) for s in starts}
+            for t, k in ((t, k) for t in range(tokens) for k in range(inputs)):
+                value = _broadcast(builder, _load(builder, at(of_token(here, stride, t), 4 * k), _F32, 4))
+                for s in starts:
+                    total = sums[t, s, k % chains]
+                    term = builder.fmul(terms[s][k], value, flags=FUSED)
+                    builder.store(builder.fadd(builder.load(total), term, flags=FUSED), total)
+        for t in range(tokens):
+            x_sum = _broadcast(builder, _load(builder, of_token(x_sums, sums_stride, t), _F32, 4))
             for s in starts:
-                raw = _load(builder, builder.add(row, ir.Constant(_I64, s)), _BYTES, 1)
-                for k, code in enumerate(unpack(builder, raw)):
-                    term = builder.fmul(code, values[k], flags=FUSED)
-                    builder.store(builder.fadd(builder.load(sums[s, k]), term, flags=FUSED), sums[s, k])
-        x_sums = _broadcast(builder, x_sum)
-        for s in starts:
-            product = builder.load(sums[s, 0])
-            for k in range(1, inputs):
-                product = builder.fadd(product, builder.load(sums[s, k]))
-            at = ir.Constant(_I64, 4 * s)
-            scale, offset, total = (_load(builder, builder.add(a, at), _FLOATS, 4) for a in (scales, offsets, out))
-            for one, two in ((scale, product), (offset, x_sums)):
-                total = builder.fadd(total, builder.fmul(one, two, flags=FUSED), flags=FUSED)
-            _store(builder, total, builder.add(out, at))
+                product = builder.load(sums[t, s, 0])
+                for k in range(1, chains):
+                    product = builder.fadd(product, builder.load(sums[t, s, k]))
+                scale, offset = (_load(builder, at(table, 4 * s), _FLOATS, 4) for table in (scales, offsets))
+                here = at(out, 4 * (TILE * t + s))
+                total = _load(builder, here, _FLOATS, 4)
+                for one, two in ((scale, product), (offset, x_sum)):
+                    total = builder.fadd(total, builder.fmul(one, two, flags=FUSED), flags=FUSED)
+                builder.store(total, builder.inttoptr(here, _FLOATS.as_pointer())).align = 4
         return context.get_dummy_value()
 
     return codegen
 
 
-_SIGNATURE = types.void(*[types.int64] * 5, types.float32, types.int64)
+_SIGNATURE = types.void(*[types.int64] * 9)
+TOKENS = 4  # that the kernels of several take
 
 
 @intrinsic
-def add_group_4bit(typingctx, codes, x, rows, scales, offsets, x_sum, out):  # type: ignore[no-untyped-def]
-    """out[32] += scales[32] * (sum over `rows` rows of codes[row, 32] times x) + offsets[32] * x_sum, by addresses.
+def add_group_4bit(typingctx, codes, x, rows, scales, offsets, x_sums, out, stride, sums_stride):  # type: ignore[no-untyped-def]
+    """out[32] += scales[32] * (sum over `rows` rows of codes[row, 32] times x) + offsets[32] * x_sums[0], by addresses.
 
     A byte's low half meets x[2 * row], its high half x[2 * row + 1].
     """
-    return _SIGNATURE, _product(2, _nibbles)
+    return _SIGNATURE, _product(2, 1, _nibbles)
 
 
 @intrinsic
-def add_group_8bit(typingctx, codes, x, rows, scales, offsets, x_sum, out):  # type: ignore[no-untyped-def]
+def add_group_8bit(typingctx, codes, x, rows, scales, offsets, x_sums, out, stride, sums_stride):  # type: ignore[no-untyped-def]
     """As `add_group_4bit`; codes less 128 meet x[row]."""
-    return _SIGNATURE, _product(1, _centred)
+    return _SIGNATURE, _product(1, 1, _centred)
+
+
+@intrinsic
+def add_groups_4bit(typingctx, codes, x, rows, scales, offsets, x_sums, out, stride, sums_stride):  # type: ignore[no-untyped-def]
+    """As `add_group_4bit` for four tokens, whose x and x_sums lie so many bytes apart, and out [4, 32]."""
+    return _SIGNATURE, _product(2, TOKENS, _nibbles)
+
+
+@intrinsic
+def add_groups_8bit(typingctx, codes, x, rows, scales, offsets, x_sums, out, stride, sums_stride):  # type: ignore[no-untyped-def]
+    """As `add_groups_4bit`, of 8 bits."""
+    return _SIGNATURE, _product(1, TOKENS, _centred)

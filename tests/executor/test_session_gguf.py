@@ -29,8 +29,8 @@ from tpplan.planner.weight_formats import mlp_unit
 SHAPE: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
 WIDE = SHAPE | {"hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
 KINDS = [kind for kind in KEPT if kind not in (Q.F16, Q.BF16)]
-IDS = torch.randint(0, 2304, (40,), generator=torch.Generator().manual_seed(7)).tolist()
-PROMPT = 33
+IDS = torch.randint(0, 2304, (74,), generator=torch.Generator().manual_seed(7)).tolist()
+PROMPT = 70
 
 
 def shape_of(kind: Q) -> dict[str, Any]:

@@ -42,8 +42,8 @@ FORMATS = {
     "gptq act-order 8 bits": Format("gptq", bits=8, order=True),
     "compressed-tensors act-order": Format("compressed-tensors", order=True),
 }
-IDS = torch.randint(0, 2304, (40,), generator=torch.Generator().manual_seed(7)).tolist()
-PROMPT = 33
+IDS = torch.randint(0, 2304, (74,), generator=torch.Generator().manual_seed(7)).tolist()
+PROMPT = 70
 
 
 def assert_logits(model: Any, path: Path, seed: int, dtype: str = "native") -> None:

@@ -69,6 +69,14 @@ def test_some_outputs_on_some_threads(rows: tuple[int, int], lanes: int) -> None
     assert_products(Parts([Tiles(source, rows)]), source.weights[slice(*rows)], lanes, rows=3, bias=True)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 8, 64])
+@pytest.mark.parametrize("form", ["minimums", "8 bits, zeros"])
+def test_several_tokens(form: str, rows: int) -> None:
+    """Four at a time, with a rest or without."""
+    source = RandomRows(FORMS[form], 64, GROUPS["shuffled"])
+    assert_products(Parts([Tiles(source, (0, 64))]), source.weights, rows=rows)
+
+
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_mixed_parts(lanes: int) -> None:
     """Matrices of several forms and dense ones below each other, as a layer of mixed formats stacks them."""
@@ -76,7 +84,7 @@ def test_mixed_parts(lanes: int) -> None:
     dense = [torch.randn(48, 192).to(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
     parts = Parts([Tiles(four, (0, 40)), *dense, Tiles(eight, (0, 64)), Tiles(four, (0, 32))])
     weights = [four.weights, *(part.double().numpy() for part in dense), eight.weights, four.weights[:32]]
-    assert_products(parts, np.concatenate(weights), lanes)
+    assert_products(parts, np.concatenate(weights), lanes, rows=lanes)
 
 
 @pytest.mark.parametrize("form", FORMS)
