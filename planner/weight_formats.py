@@ -9,7 +9,7 @@ from collections import Counter
 from math import lcm
 from typing import Literal
 
-from .model_spec import Held, ModelSpec, Quant
+from .model_spec import Held, ModelSpec, Quant, Stored
 from .plan import DTYPE_BYTES, MLP_UNIT, Dtype
 
 Form = Literal["float32", "bfloat16", "int8", "int4"]
@@ -59,6 +59,13 @@ def _native(model: ModelSpec, role: str) -> Held:
         return SHORT
     wide = {"o_proj": model.heads * model.head_dim, "down_proj": model.mlp}.get(role, model.hidden)
     return packed_held(model.quant.bits, model.quant.group_size, wide)
+
+
+def native_formats(model: ModelSpec) -> Stored | None:
+    """How every matrix is held as it is stored; None for a model of plain floats."""
+    if model.quant is None:
+        return model.stored
+    return Stored(**{role: _native(model, role) for role in ROLES})
 
 
 def packed_held(bits: int, group_size: int, inputs: int) -> Held:
