@@ -21,6 +21,8 @@ from typing import Any
 PROMPT = "Explain in a few sentences why the sky is blue."
 NEW_TOKENS = 64
 PLANS = {
+    "tpplan cpu:0+cpu:1 native": ("both.json", ["--dtype", "native"]),
+    "tpplan cpu:0 native": ("one.json", ["--dtype", "native"]),
     "tpplan cpu:0+cpu:1 float32": ("both.json", ["--dtype", "float32"]),
     "tpplan cpu:0+cpu:1 bfloat16": ("both.json", ["--dtype", "bfloat16"]),
     "tpplan cpu:0 float32": ("one.json", ["--dtype", "float32"]),

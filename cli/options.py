@@ -82,14 +82,14 @@ def short_text(ctx: click.Context, param: click.Parameter, values: tuple[Any, ..
 
 def workload_options(command: Any) -> Any:
     """Decorator: what is to be answered, in which formats, within which memory; `solve` and `whatif` ask alike."""
-    formats = click.Choice(["float32", "bfloat16", "int8", "int4"])
+    formats = click.Choice(["native", "float32", "bfloat16", "int8", "int4"])
     for option in reversed(
         [
             _count("--prompt-tokens", 512, "Per sequence."),
             _count("--new-tokens", 128, "Per sequence."),
             _count("--batch", 1, "Sequences at once."),
             _count("--context", 4096, "Tokens the KV cache holds per sequence."),
-            click.option("--dtype", type=formats, help="Of weights."),
+            click.option("--dtype", type=formats, help="Of weights; native: as they are stored."),
             click.option("--cache-dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the KV cache."),
             click.option(
                 "--cap", "caps", type=Cap(), multiple=True, callback=by_device, help="Memory limit: cpu:0=8GiB."

@@ -89,9 +89,12 @@ def _generate(
         result = session.generate(prompt_ids, max_new_tokens, sampler, tokenizer.stop_ids, on_token)
         if trace:
             _save_trace(session.trace, trace)
+        notes = session.notes
     if not as_json:
         _show(stream.finish() + "\n")
     _report(figures, prompt_ids, result, tokenizer, as_json)
+    for line in notes:
+        note(line)
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, raw: bool) -> list[int]:

@@ -65,7 +65,7 @@ def load(
 
     def state_of(device: int) -> DeviceState:
         mine = steps_of_any_phase(steps, device)
-        shards = ShardReader(files, model, plan.split, DTYPES[plan.dtype], device, progress=progress).read_all(mine)
+        shards = ShardReader(files, model, plan.split, DTYPES.get(plan.dtype), device, progress=progress).read_all(mine)
         cache_dtype = DTYPES[plan.cache_dtype]
         return DeviceState(workers[device], device, model, mine, shards, ropes, logits, rows, cache_dtype)
 

@@ -27,13 +27,11 @@ def refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
                 f"the plan is for a device {name!r}, which run cannot use: plans for machines of the catalogue can be "
                 "simulated and exported"
             )
-    if plan.dtype not in DTYPES:
+    if plan.dtype not in DTYPES and not (plan.dtype == "native" or model.quant is not None):
         raise ValueError(
             f"the plan holds weights in {plan.dtype}, which run cannot use yet: such plans can be simulated and "
             "exported; to run the model, solve with --dtype bfloat16 or float32"
         )
-    if model.quant is not None:
-        raise ValueError("run cannot read a quantised checkpoint yet: use an unquantised one or a GGUF file")
 
 
 def held_bytes(plan: Plan, model: ModelSpec) -> Sequence[DeviceBytes]:

@@ -145,6 +145,8 @@ class PassRunner:
         for called in program.called:
             if called >= end:
                 break
+            if rows <= program.bound[called].tape_rows:
+                continue
             self._run_stretch(program, at, called)
             bound = program.bound[called]
             assert bound.call is not None

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels import attention, linear, staging, tape
+from ..kernels import attention, grouped, linear, staging, tape
 from ..planner.model_spec import ModelSpec
+from ..planner.plan import size
 from ..planner.steps import Step
 from .state import DeviceState
 
@@ -23,18 +24,24 @@ Instruction = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Bound:
-    """`call`: for several rows, None where the tape takes them. `awaited`: the devices that this step may wait for, in
-    the order in which the tape numbers them.
+    """`call`: for more rows than `tape_rows`, None where the tape takes any. `awaited`: the devices that this step may
+    wait for, in the order in which the tape numbers them.
     """
 
     step: Step
     instruction: Instruction
     call: Call | None = None
+    tape_rows: int = 1
     awaited: tuple[int, ...] = ()
 
 
 def address(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _dense(weight: torch.Tensor) -> tuple[int, int]:
+    """Address and the tape's number of the format."""
+    return address(weight), linear.FORMATS[weight.dtype]
 
 
 class StepBinder:
@@ -55,10 +62,11 @@ class StepBinder:
         return [getattr(self, f"_{step.kind}")(step) for step in steps]
 
     def _embed(self, step: Step) -> Bound:
-        s, table = self.state, self.state.shard(step).weight
+        s, shard = self.state, self.state.shard(step)
         part = self._new_result("part")
-        sizes = (step.span[0], len(table), step.out_features, linear.FORMATS[table.dtype])
-        return Bound(step, (tape.EMBED, address(table), s.at(part), *sizes, s.token_words.ctypes.data))
+        where, form = (shard.parts.address, linear.PARTS) if shard.parts else _dense(shard.weight)
+        sizes = (step.span[0], size(step.span), step.out_features, form)
+        return Bound(step, (tape.EMBED, where, s.at(part), *sizes, s.token_words.ctypes.data))
 
     def _norm(self, step: Step) -> Bound:
         if not self.exchanged:
@@ -71,17 +79,22 @@ class StepBinder:
         return Bound(step, (tape.NORM, *where, step.in_features, tape.bits(self.model.norm_eps), last_row_only))
 
     def _linear(self, step: Step) -> Bound:
-        s, shard = self.state, self.state.shard(step)
+        s, shard, head = self.state, self.state.shard(step), step.block == "head"
         source, target = self._linear_buffers(step)
+        parts, bias, sizes = shard.parts, shard.bias, (step.in_features, step.out_features)
 
         def call(rows: int, position: int) -> None:
             x, out = s.view(source, rows, step.in_features), s.view(target, rows, step.out_features)
-            linear.reference(x, shard.weight, shard.bias, out)
+            if parts:
+                grouped.reference(x, parts.table, bias, out)
+            else:
+                linear.reference(x, shard.weight, bias, out)
 
-        where = (s.at(source), address(shard.weight), address(shard.bias), s.at(target))
-        form = linear.FORMATS[shard.weight.dtype]
-        instruction = (tape.LINEAR, *where, step.in_features, step.out_features, form)
-        return Bound(step, instruction, None if step.block == "head" else call)
+        where, form = (parts.address, linear.PARTS) if parts else _dense(shard.weight)
+        instruction: Instruction = (tape.LINEAR, s.at(source), where, address(bias), s.at(target), *sizes, form)
+        if parts:
+            instruction += (len(parts.parts), address(s.scratch), s.scratch.shape[1], int(head))
+        return Bound(step, instruction, None if head else call, tape_rows=grouped.MOST_ROWS if parts else 1)
 
     def _linear_buffers(self, step: Step) -> tuple[str, str]:
         match step.role:

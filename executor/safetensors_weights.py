@@ -19,6 +19,7 @@ MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "download it again"
 _TYPES = {"F32": GGMLQuantizationType.F32, "F16": GGMLQuantizationType.F16, "BF16": GGMLQuantizationType.BF16}
+_INTEGERS = {"I32": GGMLQuantizationType.I32, "I64": GGMLQuantizationType.I64, "I8": GGMLQuantizationType.I8}
 
 
 class _Entry(msgspec.Struct):
@@ -101,10 +102,10 @@ def _tensors(path: Path, header: bytes, start: int, file_bytes: int) -> dict[str
 
 
 def _stored(path: Path, name: str, entry: _Entry, start: int) -> Stored:
-    if entry.dtype not in _TYPES:
+    if entry.dtype not in _TYPES | _INTEGERS:
         raise ValueError(
             f"tensor {name[:120]!r} has dtype {entry.dtype[:40]!r}; convert it to float32, float16 or bfloat16"
         )
     if not 1 <= len(entry.shape) <= 8 or min(entry.shape) < 1:
         raise ValueError(f"tensor {name[:120]!r} has shape {entry.shape[:8]}; sizes must be positive; {AGAIN}")
-    return Stored(path, start + entry.data_offsets[0], tuple(entry.shape), _TYPES[entry.dtype])
+    return Stored(path, start + entry.data_offsets[0], tuple(entry.shape), (_TYPES | _INTEGERS)[entry.dtype])

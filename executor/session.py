@@ -19,7 +19,9 @@ from ..hwprofiles.device_names import is_gpu
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import DTYPE_BYTES, Phase, Plan
 from ..planner.steps import Kind
+from ..planner.weight_formats import matrix_bytes
 from .gpu.requirements import check_torch, check_triton
+from .loading import DTYPES
 from .opening import open_on_cpus, refuse_what_cannot_run
 from .passes import Runner
 from .sampling import Sampler
@@ -49,6 +51,7 @@ class Session:
         self.plan, self.model, self.logits = plan, model, logits
         self._runners, self._held = runners, ExitStack()
         self.trace: Trace | None = None
+        self.notes: list[str] = []  # what a user should know of how the weights are held
 
     @classmethod
     def open(
@@ -71,6 +74,11 @@ class Session:
             runners = open_devices(plan, model, files, logits, progress, held)
             session = cls(plan, model, runners, logits)
             session._held = held.pop_all()
+            if plan.dtype not in DTYPES:
+                session.notes = [
+                    f"{count} matrices in {kind} are held as float32: {kind} is not computed with as it is"
+                    for kind, count in files.widened.items()
+                ]
             return session
 
     def __enter__(self) -> Session:
@@ -166,9 +174,13 @@ class Session:
     def read_bytes_per_token(self, context: int) -> int:
         """Bytes of weights and cache that all devices read for one token at `context` cached positions."""
         steps = [step for program in self._runners["decode"].all_programs for step in program.steps]
-        weights = sum(s.in_features * s.out_features for s in steps if s.kind is Kind.LINEAR)
+        weights = sum(
+            matrix_bytes(self.model, self.plan.dtype, s.in_features * s.out_features, s.role)
+            for s in steps
+            if s.kind is Kind.LINEAR
+        )
         cached = sum(2 * s.in_features for s in steps if s.kind is Kind.ATTENTION)
-        return weights * DTYPE_BYTES[self.plan.dtype] + cached * DTYPE_BYTES[self.plan.cache_dtype] * context
+        return weights + cached * DTYPE_BYTES[self.plan.cache_dtype] * context
 
 
 def _open_with_gpus(

@@ -39,6 +39,10 @@ class Stored:
     head_rows: int = 0
 
     @property
+    def paths(self) -> set[Path]:
+        return {self.path}
+
+    @property
     def row_bytes(self) -> int:
         values, block_bytes = GGML_QUANT_SIZES[self.type]
         return self.shape[-1] // values * block_bytes

@@ -15,6 +15,8 @@ from ..planner.model_spec import ModelSpec
 from ..planner.plan import Range, Split, kv_span, members, size
 from ..planner.steps import Kind, Step
 from ..planner.strategy import OUTPUT_PROJECTION
+from .grouped import Array, Columns, GroupedRows
+from .tiles import Parts, Tiles
 
 Key = tuple[int, str, str]  # layer, block, role of the step
 HOST = torch.device("cpu")
@@ -25,6 +27,12 @@ class WeightFiles(Protocol):
 
     def read(self, name: str, rows: Range | None = None, columns: Range | None = None) -> torch.Tensor: ...
 
+    def grouped(self, name: str, columns: Columns) -> GroupedRows | None: ...
+
+    def orders(self, *names: str) -> Array | None: ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
     def read_into(
         self, out: torch.Tensor, name: str, rows: Range | None = None, columns: Range | None = None
     ) -> None: ...
@@ -32,24 +40,32 @@ class WeightFiles(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """What one step holds. weight: matrix `[out, in]` in the plan's dtype, or norm `[width]` float32; bias: float32."""
+    """What one step holds. weight: matrix `[out, in]` in the plan's dtype, or norm `[width]` float32; bias: float32.
+
+    `parts`: the matrix instead, where it stays in the formats of the checkpoint; `weight` is empty then.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
+    parts: Parts | None = None
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
+        dense = sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
+        return dense + (self.parts.bytes if self.parts else 0)
 
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads the shards of device `device` under `split`, to `place`; tells `progress` the bytes of each."""
+    """Reads the shards of device `device` under `split`, to `place`; tells `progress` the bytes of each.
+
+    `dtype`: None to keep matrices as stored.
+    """
 
     files: WeightFiles
     model: ModelSpec
     split: Split
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     device: int
     place: torch.device = HOST
     progress: Callable[[int], None] = lambda loaded_bytes: None
@@ -80,7 +96,8 @@ class ShardReader:
             case "norm":
                 return Shard(self._vector(_norm_name(step)))
             case "rope":
-                return Shard(*(self._vector(f"{prefix}self_attn.{which}_norm.weight") for which in "qk"))
+                q_norm, k_norm = (self._vector(f"{prefix}self_attn.{which}_norm.weight") for which in "qk")
+                return Shard(q_norm, k_norm)
             case "qkv":
                 queries, keys = (_scaled(s, model.head_dim) for s in (step.span, kv_span(step.span, model.group)))
                 names = [f"{prefix}self_attn.{which}_proj" for which in "qkv"]
@@ -108,15 +125,51 @@ class ShardReader:
         self, step: Step, names: list[str], rows: list[Range], has_bias: bool = False, columns: Range | None = None
     ) -> Shard:
         """The row ranges of several matrices below each other, read into place one after the other."""
-        weight = torch.empty(sum(map(size, rows)), step.in_features, dtype=self.dtype, device=self.place)
-        bias = torch.empty(len(weight), device=self.place) if has_bias else None
-        at = 0
+        if self.dtype is None:
+            return self._as_stored(step, names, rows, has_bias, columns or (0, step.in_features))
+        total, at = sum(map(size, rows)), 0
+        bias = torch.empty(total, device=self.place) if has_bias else None
+        if bias is not None:
+            for name, span in zip(names, rows, strict=True):
+                self.files.read_into(bias[at : (at := at + size(span))], f"{name}.bias", span)
+        weight, at = torch.empty(total, step.in_features, dtype=self.dtype, device=self.place), 0
         for name, span in zip(names, rows, strict=True):
-            here = slice(at, at := at + size(span))
-            self.files.read_into(weight[here], f"{name}.weight", span, columns)
-            if bias is not None:
-                self.files.read_into(bias[here], f"{name}.bias", span)
+            self.files.read_into(weight[at : (at := at + size(span))], f"{name}.weight", span, columns)
         return Shard(weight, bias)
+
+    def _as_stored(self, step: Step, names: list[str], rows: list[Range], has_bias: bool, columns: Range) -> Shard:
+        """As `_stacked`, each matrix in its own format."""
+        order = self._mlp_order(step.layer) if step.block == "mlp" else None
+        taken: list[Columns] = list(rows)
+        inputs: Columns = columns
+        if order is not None and step.role == "gate_up":
+            taken = [order[slice(*span)] for span in rows]
+        elif order is not None:
+            inputs = order[slice(*columns)]
+        parts = [self._part(f"{name}.weight", some, inputs) for name, some in zip(names, taken, strict=True)]
+        bias = None
+        if has_bias:
+            biases = [(self.files.read(f"{name}.bias"), some) for name, some in zip(names, taken, strict=True)]
+            bias = torch.cat([b[slice(*some)] if isinstance(some, tuple) else b[some] for b, some in biases])
+        return Shard(torch.empty(0), bias, Parts(parts))
+
+    def _mlp_order(self, layer: int) -> Array | None:
+        """The order that a layer's MLP columns stand in: that of down_proj's groups, so that a device's share has whole
+        groups. None for their own.
+        """
+        prefix = f"model.layers.{layer}.mlp."
+        return self.files.orders(*(f"{prefix}{which}_proj.weight" for which in ("gate", "up", "down")))
+
+    def _part(self, name: str, rows: Columns, columns: Columns) -> Tiles | torch.Tensor:
+        """Part of a matrix as it is stored."""
+        grouped = self.files.grouped(name, columns)
+        if grouped is not None:
+            return Tiles(grouped, rows)
+        assert isinstance(rows, tuple), "only quantised rows have an order"
+        assert isinstance(columns, tuple), "only quantised columns have an order"
+        part = torch.empty(size(rows), size(columns), dtype=self.files.dtype(name), device=self.place)
+        self.files.read_into(part, name, rows, columns)
+        return part
 
     def _vector(self, name: str) -> torch.Tensor:
         """A norm's weights, float32."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from math import prod
 
+import numpy as np
 import torch
 
-from ..kernels import attention, linear, linear_int4, tape
+from ..kernels import attention, grouped, linear, tape
 from .bench import Probe
 from .profile import Format, Op
 from .timing import Bench, start_calls, start_tape
@@ -30,6 +31,8 @@ WIDTHS = {
     "norm": [576, 4096], "residual": [576, 4096], "swiglu": [512, 2048, 8192], "rope": [320, 960, 6144],
     "embed": [576, 4096], "argmax": [8192, 49152],
 }  # fmt: skip
+QUANTISED: tuple[Format, Format] = ("int4", "int8")
+GROUP = 32
 HEADS = [(1, 3), (2, 6), (8, 32)]  # KV heads, query heads
 
 
@@ -38,11 +41,14 @@ def probes(quick: bool) -> Iterator[Probe]:
     for wide_in, wide_out in QUICK_SHAPES if quick else SHAPES:
         for form, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
             yield _one_row_linear(wide_in, wide_out, form, dtype)  # type: ignore[arg-type]
-        yield _int4(wide_in, wide_out)
+        for form in QUANTISED:
+            yield _grouped(1, wide_in, wide_out, form)
     for rows in (32, 256) if quick else (8, 32, 128, 256):
         for wide_in, wide_out in QUICK_BATCH_SHAPES if quick else BATCH_SHAPES:
             for form, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
                 yield _batch_linear(rows, wide_in, wide_out, form, dtype)  # type: ignore[arg-type]
+            for form in QUANTISED:
+                yield _grouped(rows, wide_in, wide_out, form)
     for rows in (1, 256):
         for op, widths in WIDTHS.items():
             for wide in widths if rows == 1 or op != "argmax" else []:
@@ -91,16 +97,41 @@ def _batch_linear(rows: int, wide_in: int, wide_out: int, form: Format, dtype: t
     return Probe("linear", rows, wide_in, wide_out, start, form)
 
 
-def _int4(wide_in: int, wide_out: int) -> Probe:
-    """Packed 4-bit weights in groups of 32."""
+def _grouped(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
+    """Quantised weights in groups of 32 with a 16-bit scale and minimum: by the tape, or by the call of many rows."""
 
     def start(bench: Bench, calls: int) -> Future[list[float]]:
-        x, scales = torch.full((1, wide_in), 0.01).bfloat16(), torch.ones(wide_in // 32, wide_out, 2).bfloat16()
-        count = wide_in * wide_out // 8
-        weights = iter([bench.cold(count).view(torch.uint8).view(wide_out, wide_in // 2) for _ in range(calls)])
-        return start_calls(bench, lambda: linear_int4.packed(x, next(weights), 32, scales), calls)
+        x, out = bench.cold(rows, wide_in), bench.cold(rows, wide_out)
+        distinct = min(calls, 8 * bench.pool.numel() // (wide_in * wide_out) + 1)
+        bench.kept.clear()
+        tables = _grouped_tables(bench, wide_in, wide_out, form, distinct)
+        if rows > grouped.MOST_ROWS:
+            each = iter([tables[i % distinct] for i in range(calls)])
+            return start_calls(bench, lambda: grouped.reference(x, next(each), None, out), calls)
+        floats = grouped.scratch_floats(tables[0])
+        scratch = torch.zeros(bench.worker.lanes, floats)
+        bench.kept += [tables, scratch]
+        more = (*_address(out), wide_in, wide_out, linear.PARTS, 1, *_address(scratch), floats, 0)
+        where = [(*_address(x), table.ctypes.data, 0) for table in tables]
+        return _tape(bench, [(tape.LINEAR, *where[i % distinct], *more) for i in range(calls)], rows)
 
-    return Probe("linear", 1, wide_in, wide_out, start, "int4")
+    return Probe("linear", rows, wide_in, wide_out, start, form)
+
+
+def _grouped_tables(bench: Bench, wide_in: int, wide_out: int, form: Format, count: int) -> np.ndarray:
+    """int64 [count, 1, WORDS]: so many cold matrices of one part, all of the same order."""
+    groups, tiles, bits = -(-wide_in // GROUP), -(-wide_out // grouped.TILE), 4 if form == "int4" else 8
+    ends = np.minimum(np.arange(1, groups + 1) * GROUP, wide_in).astype(np.int32)
+    order = np.arange(wide_in, dtype=np.int32)
+    bench.kept += [ends, order]
+    tables = np.zeros((count, 1, grouped.WORDS), dtype=np.int64)
+    for words in tables[:, 0]:
+        codes = bench.cold(tiles * grouped.TILE * wide_in * bits // 32)
+        scales, minimums = (bench.cold(tiles * grouped.TILE * groups // 2) for _ in range(2))
+        words[:4] = bits, wide_out, wide_in, groups
+        words[[grouped.CODES, grouped.SCALES, grouped.MINIMUMS]] = _address(codes, scales, minimums)
+        words[[grouped.ENDS, grouped.ORDER]] = ends.ctypes.data, order.ctypes.data
+    return tables
 
 
 def _streaming(op: Op, rows: int, wide: int) -> Probe:

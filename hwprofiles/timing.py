@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class Bench:
         pools = min(MOST_POOLS, max(1, -(-last_level_cache_bytes(worker.cores) // CACHE_BYTES)))
         self.pool = worker.submit(lambda: torch.full((pools * POOL_FLOATS,), 0.01)).result()
         self.words = np.zeros(3, dtype=np.int64)
+        self.kept: list[Any] = []  # what instructions under way point at, beside the pool
         self._at = 0
         self.read_bytes, self.matmul_flops = 4.0 * self.pool.numel(), 2.0 * 256 * 1024 * 1024
         self._x, self._weight = torch.ones(256, 1024), torch.ones(1024, 1024)

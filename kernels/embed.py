@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .bfloat16 import widen
+from .half import half
 from .jit import kernel
 
 
@@ -29,3 +30,11 @@ def embed_bf16(token, table, begin, out):  # type: ignore[no-untyped-def]
     held = begin <= token < begin + table.shape[0]
     for k in range(out.size):
         out[k] = widen(table[token - begin, k]) if held else 0
+
+
+@kernel
+def embed_f16(token, table, begin, out):  # type: ignore[no-untyped-def]
+    """As `embed_f32`, table as uint16 words of float16."""
+    held = begin <= token < begin + table.shape[0]
+    for k in range(out.size):
+        out[k] = half(table[token - begin, k]) if held else 0

@@ -76,6 +76,24 @@ def u16(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def u8(typingctx, address):  # type: ignore[no-untyped-def]
+    """Address (int64) as a pointer to uint8: codes of quantised weights."""
+    return _view(typingctx, address, types.uint8)
+
+
+@intrinsic
+def i8(typingctx, address):  # type: ignore[no-untyped-def]
+    """Address (int64) as a pointer to int8."""
+    return _view(typingctx, address, types.int8)
+
+
+@intrinsic
+def i32(typingctx, address):  # type: ignore[no-untyped-def]
+    """Address (int64) as a pointer to int32."""
+    return _view(typingctx, address, types.int32)
+
+
+@intrinsic
 def i64(typingctx, address):  # type: ignore[no-untyped-def]
     """Address (int64) as a pointer to int64."""
     return _view(typingctx, address, types.int64)

@@ -17,13 +17,15 @@ from .attention import attend
 from .cells import CONCAT as CONCAT
 from .cells import SUM as SUM
 from .cells import pull_cells, push_cells
-from .embed import embed_bf16, embed_f32
+from .embed import embed_bf16, embed_f16, embed_f32
+from .grouped import OUTPUTS, TILE, WORDS, embed_part, linear_parts
 from .jit import f32, i64, kernel, monotonic_ns, store_release, u16
-from .linear import linear_bf16, linear_f32
+from .linear import linear_bf16, linear_f16, linear_f32
 from .norm import rms_norm
 from .rope import rope
 from .staging import ARRIVED, wait
 from .swiglu import swiglu
+from .tile_products import TOKENS
 
 WIDTH = 16
 EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL, PUSH_CELLS, PULL_CELLS = range(12)
@@ -51,26 +53,52 @@ def share(size, grain, lane, lanes):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _linear(i, lane, lanes):  # type: ignore[no-untyped-def]
+def _linear(i, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    """[1] x [2] weight [3] bias, 0 if none [4] out [5] inputs [6] outputs [7] format of the weight; of one in parts:
+    [8] how many [9] scratch [10] floats of it a lane [11] 1 where one row is wanted, whatever the pass."""
     x = carray(f32(i[1]), (i[5],))
     bias = carray(f32(i[3]), (i[6] if i[3] else 0,))
     out = carray(f32(i[4]), (i[6],))
     begin, end = share(i[6], 16, lane, lanes)
     if i[7] == 0:
         linear_f32(x, carray(f32(i[2]), (i[6], i[5])), bias, out, begin, end)
-    else:
+    elif i[7] == 1:
         linear_bf16(x, carray(u16(i[2]), (i[6], i[5])), bias, out, begin, end)
+    elif i[7] == 2:
+        linear_f16(x, carray(u16(i[2]), (i[6], i[5])), bias, out, begin, end)
+    else:
+        _linear_parts(i, 1 if i[11] else rows, bias, lane, lanes)
+
+
+@kernel
+def _linear_parts(i, rows, bias, lane, lanes):  # type: ignore[no-untyped-def]
+    parts = carray(i64(i[2]), (i[8], WORDS))
+    scratch = carray(f32(i[9] + 4 * lane * i[10]), (i[10],))
+    tiles = 0
+    for p in range(parts.shape[0]):
+        tiles += (parts[p, OUTPUTS] + TILE - 1) // TILE
+    begin, end = share(tiles, 1, lane, lanes)
+    x, out = carray(f32(i[1]), (rows, i[5])), carray(f32(i[4]), (rows, i[6]))
+    for r in range(0, rows, TOKENS):
+        linear_parts(x[r : r + TOKENS], parts, bias, out[r : r + TOKENS], begin, end, scratch)
 
 
 @kernel
 def _embed(i, rows, lane, lanes):  # type: ignore[no-untyped-def]
+    """[1] table [2] out [3] first token held [4] tokens held [5] width [6] format of the table [7] tokens."""
     tokens, out = carray(i64(i[7]), (rows,)), carray(f32(i[2]), (rows, i[5]))
     begin, end = share(rows, 1, lane, lanes)
     for r in range(begin, end):
         if i[6] == 0:
             embed_f32(tokens[r], carray(f32(i[1]), (i[4], i[5])), i[3], out[r])
-        else:
+        elif i[6] == 1:
             embed_bf16(tokens[r], carray(u16(i[1]), (i[4], i[5])), i[3], out[r])
+        elif i[6] == 2:
+            embed_f16(tokens[r], carray(u16(i[1]), (i[4], i[5])), i[3], out[r])
+        elif i[3] <= tokens[r] < i[3] + i[4]:
+            embed_part(carray(i64(i[1]), (WORDS,)), tokens[r] - i[3], out[r])
+        else:
+            out[r, :] = 0
 
 
 @kernel
@@ -212,10 +240,12 @@ def _pull(i, base, rows, abort, deadline_ns, trouble):  # type: ignore[no-untype
 
 @kernel
 def _shared(i, state, lane, lanes):  # type: ignore[no-untyped-def]
-    """Steps whose work all lanes share out; False for any other. Products and attention take one row."""
+    """Steps whose work all lanes share out; False for any other. Attention and products take one row, but products
+    with weights in parts any number.
+    """
     op, position, rows = i[0], state[POSITION], state[ROWS]
     if op == LINEAR:
-        _linear(i, lane, lanes)
+        _linear(i, rows, lane, lanes)
     elif op == ATTENTION:
         _attention(i, position, lane, lanes)
     elif op == SWIGLU:

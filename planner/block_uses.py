@@ -65,7 +65,7 @@ def _bytes(pricer: Pricer, split: Split) -> Parts:
     for d in range(len(split.head)):
         tokens = size(split.head[d])
         held[d, "head"] = sizes.vocabulary(tokens) + 4 * m.hidden * (tokens > 0)
-        held[d, "embedding"] = 0 if m.tied_embeddings else sizes.vocabulary(size(split.embedding[d]))
+        held[d, "embedding"] = 0 if m.tied_embeddings else sizes.vocabulary(size(split.embedding[d]), "embed")
         for block, name, times in distinct_blocks(split):
             if size(block.units[d]):
                 held[d, BLOCKS[name]] += times * block_weight_bytes(sizes, block, name, d)

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from math import exp, inf, log
 
 from ..hwprofiles.profile import DeviceProfile, Format, HardwareProfile, OpPoint
+from .model_spec import Stored
 from .plan import DTYPE_BYTES, CacheDtype, Dtype
 from .steps import Kind, Step, moved_bytes
 from .weight_formats import DEFAULT_GROUP, grouped_bytes, is_quantised, vocabulary_dtype
@@ -24,7 +25,8 @@ _Line = list[tuple[float, float]]
 class CostModel:
     """Times of steps in seconds; steps of equal shape are priced once.
 
-    `group_size`: inputs of a quantised weight's group. ValueError where the profile lacks an operation.
+    `group_size`: inputs of a quantised weight's group; `stored`: formats of native weights. ValueError where the
+    profile lacks an operation.
     """
 
     def __init__(
@@ -33,13 +35,14 @@ class CostModel:
         dtype: Dtype,
         cache_dtype: CacheDtype = "float32",
         group_size: int = DEFAULT_GROUP,
+        stored: Stored | None = None,
     ) -> None:
-        self.profile, self.dtype, self.group_size = profile, dtype, group_size
+        self.profile, self.dtype, self.group_size, self.stored = profile, dtype, group_size, stored
         self.cache_dtype = cache_dtype
         kinds = [device.kind for device in profile.devices]
         self._forced = [kinds.index("cpu")] if kinds.count("cuda") == 1 and "cpu" in kinds else []
         self._seconds: dict[tuple[object, ...], float] = {}
-        self._levels: dict[tuple[int, Kind, bool, Dtype], dict[int, _Level]] = {}
+        self._levels: dict[tuple[int, Kind, bool, Dtype, float], dict[int, _Level]] = {}
         self._lines: dict[tuple[object, ...], dict[int, _Line]] = {}
 
     def step_s(self, step: Step) -> float:
@@ -58,7 +61,7 @@ class CostModel:
             step.combine,
             moved_bytes(step) if step.widths else 0,
             step.contended,
-            step.role == "lm_head",
+            self._weights(step) if step.kind is Kind.LINEAR else None,
             step.extra_bytes,
             self._rivals(step),
             moved_bytes(step) if step.movers else 0,
@@ -92,8 +95,10 @@ class CostModel:
 
     def _by_efficiency(self, step: Step) -> float:
         """Fixed time, plus speed-of-light time over efficiency; the latter interpolated on log axes."""
-        device, dtype = self.profile.devices[step.device], self._dtype(step)
-        key, each = (step.device, step.kind, step.contended, dtype), self._bytes_each(step.kind, dtype)
+        device, (dtype, each) = self.profile.devices[step.device], self._weights(step)
+        if step.kind is Kind.ATTENTION:
+            each = DTYPE_BYTES[self.cache_dtype]
+        key = (step.device, step.kind, step.contended, dtype, each)
         if key not in self._levels:
             points = self._points(device, step.kind, dtype)
             measured = each if step.kind is Kind.LINEAR else float(DTYPE_BYTES[points[0].format])
@@ -108,14 +113,15 @@ class CostModel:
         extra = step.extra_bytes if is_quantised(dtype) else 0
         return fixed_s + _light_s(step, device, step.contended, each, extra) / exp(efficiency)
 
-    def _dtype(self, step: Step) -> Dtype:
-        return vocabulary_dtype(self.dtype) if step.role == "lm_head" else self.dtype
-
-    def _bytes_each(self, kind: Kind, dtype: Dtype) -> float:
-        """Bytes of one weight (matrix products) or one cached value (attention)."""
-        if kind is Kind.ATTENTION:
-            return DTYPE_BYTES[self.cache_dtype]
-        return grouped_bytes(dtype, self.group_size) if is_quantised(dtype) else DTYPE_BYTES[dtype]
+    def _weights(self, step: Step) -> tuple[Dtype, float]:
+        """Format of a step's weights, and bytes of one."""
+        if self.dtype == "native" and step.kind is Kind.LINEAR:
+            assert self.stored, "native weights of a model that is not stored in formats of its own"
+            held = self.stored.of(step.role)
+            return held.form, held.bytes_per_1024 / 1024
+        dtype = vocabulary_dtype(self.dtype) if step.role == "lm_head" else self.dtype
+        quantised = dtype in ("int8", "int4")
+        return dtype, grouped_bytes(dtype, self.group_size) if quantised else DTYPE_BYTES.get(dtype, 0)
 
     def _rivals(self, step: Step) -> tuple[int, int]:
         """How many of the step's movers share its device's port, and how many host memory; (0, 0) where unlimited."""

@@ -17,6 +17,7 @@ from gguf.constants import GGMLQuantizationType
 from .config_fields import Layers, Positive, Size, Tokens, checked, convert, head_dim, refuse_unknown
 from .gguf_header import GgufHeader, read_header
 from .model_spec import ModelSpec, Rope
+from .stored_formats import stored_formats
 from .weight_names import ROPE_FREQS, check_shapes, hf_name
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -84,6 +85,7 @@ def _spec(header: GgufHeader, path: Path) -> ModelSpec:
             mlp_bias="ffn_gate" in biases,
             qk_norm=architecture == "qwen3",
             windows=(0,) * config.layers,
+            stored=stored_formats({name: (tensor.shape, tensor.type) for name, tensor in header.tensors.items()}),
         )
     )
 

@@ -7,12 +7,14 @@ Knows the fields of llama, mistral, qwen2 and qwen3, in the spelling of transfor
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
 import msgspec
 
 from .config_fields import Layers, NotNegative, Positive, Size, Tokens, checked, convert, head_dim, refuse_unknown
-from .model_spec import Architecture, ModelSpec, Rope
+from .mixed_layers import mixed_formats
+from .model_spec import Architecture, ModelSpec, Rope, Stored
 from .quant_config import check_groups, quant_from_config
 
 _CAUSAL_LM = {
@@ -116,7 +118,18 @@ def spec_from_config(fields: dict[str, Any]) -> ModelSpec:
         )
     )
     check_groups(spec)
+    if stored and spec.quant and spec.quant.mixed:
+        return msgspec.structs.replace(spec, stored=_stored(spec, stored))
     return spec
+
+
+def _stored(spec: ModelSpec, quantization: dict[str, Any]) -> Stored:
+    try:
+        return mixed_formats(spec, quantization)
+    except (re.error, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"field 'quantization_config' names matrices in a way that is not understood: {error}"
+        ) from None
 
 
 def _understood(fields: dict[str, Any]) -> _HfConfig:

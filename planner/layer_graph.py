@@ -133,7 +133,7 @@ def scale_table_bytes(model: ModelSpec, block: Block, inputs: int) -> int:
     The MLP needs none: its permutation is folded into the order of gate and up columns.
     """
     quant, width = model.quant, model.heads * model.head_dim
-    if quant is None or not quant.act_order or block != "attention" or inputs == width:
+    if quant is None or not quant.scattered or block != "attention" or inputs == width:
         return 0
     others = width // quant.group_size - inputs // quant.group_size
     return 4 * others * model.hidden + 4 * inputs

@@ -23,7 +23,7 @@ from .plan import (
     kv_span,
     size,
 )
-from .weight_formats import is_quantised, matrix_bytes, vocabulary_dtype
+from .weight_formats import is_quantised, matrix_bytes
 
 FREE_PERCENT = 95
 PHASES: tuple[Phase, Phase] = ("decode", "prefill")
@@ -57,9 +57,9 @@ class Sizes:
         """Rows of the largest pass."""
         return max(self.workload.chunk_rows, self.workload.batch)
 
-    def matrix(self, weights: int) -> int:
-        """A matrix, or the part of one, of so many weights."""
-        return matrix_bytes(self.model, self.dtype, weights)
+    def matrix(self, weights: int, role: str) -> int:
+        """A matrix of the step `role`, or the part of one, of so many weights."""
+        return matrix_bytes(self.model, self.dtype, weights, role)
 
     @property
     def attention_width(self) -> int:
@@ -68,10 +68,11 @@ class Sizes:
     def qkv(self, heads: int) -> int:
         """q, k or v projection of so many heads, with its bias (float32)."""
         columns = heads * self.model.head_dim
-        return self.matrix(columns * self.model.hidden) + 4 * columns * self.model.qkv_bias
+        return self.matrix(columns * self.model.hidden, "qkv") + 4 * columns * self.model.qkv_bias
 
-    def o_proj(self, inputs: int, outputs: int) -> int:
-        return self.matrix(inputs * outputs)
+    def output(self, block: str, inputs: int, outputs: int) -> int:
+        """The output projection of a block."""
+        return self.matrix(inputs * outputs, "o_proj" if block == "attention" else "down_proj")
 
     def cache(self, heads: int) -> int:
         """K and V of one layer, [2, KV heads, context, head_dim] a sequence."""
@@ -79,15 +80,15 @@ class Sizes:
         return 2 * DTYPE_BYTES[self.cache_dtype] * heads * self.model.head_dim * positions
 
     def gate_up(self, columns: int) -> int:
-        return self.matrix(2 * columns * self.model.hidden) + 8 * columns * self.model.mlp_bias
+        return self.matrix(2 * columns * self.model.hidden, "gate_up") + 8 * columns * self.model.mlp_bias
 
     def norms(self, block: str) -> int:
         """Float32 norm weights every member of a block holds."""
         m = self.model
         return 4 * (m.hidden + 2 * m.head_dim * (m.qk_norm and block == "attention"))
 
-    def vocabulary(self, tokens: int) -> int:
-        return tokens * self.model.hidden * DTYPE_BYTES[vocabulary_dtype(self.dtype)]
+    def vocabulary(self, tokens: int, role: str = "lm_head") -> int:
+        return self.matrix(tokens * self.model.hidden, role)
 
     def buffer(self, width: int) -> int:
         """A float32 buffer of `width` values a row."""
@@ -129,7 +130,7 @@ def _one_device(
             widest[buffer] = max(widest.get(buffer, 0), width)
     tokens, table = size(split.head[d]), size(split.embedding[d])
     weights += sizes.vocabulary(tokens) + 4 * sizes.model.hidden * (tokens > 0)
-    weights += 0 if sizes.model.tied_embeddings else sizes.vocabulary(table)
+    weights += 0 if sizes.model.tied_embeddings else sizes.vocabulary(table, "embed")
     if not (widest or tokens or table):
         return DeviceBytes(weights, cache, 0)
     slots = sizes.slots(max(widest.pop("slots", 0), sizes.model.hidden)) if several else 0
@@ -159,7 +160,7 @@ def block_weight_bytes(sizes: Sizes, block: BlockPlan, name: str, d: int) -> int
     bias = (m.o_bias if attention else m.mlp_bias) and outputs
     kv_heads = size(kv_span(block.units[d], m.group)) if attention else 0
     first = sizes.qkv(share) + 2 * sizes.qkv(kv_heads) if attention else sizes.gate_up(share)
-    return sizes.norms(name) + first + sizes.o_proj(inputs, outputs) + tables + 4 * bias
+    return sizes.norms(name) + first + sizes.output(name, inputs, outputs) + tables + 4 * bias
 
 
 def _buffers(sizes: Sizes, block: BlockPlan, name: str, d: int) -> dict[str, int]:

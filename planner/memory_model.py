@@ -12,7 +12,7 @@ from typing import Any
 
 from .memory import Sizes
 from .variables import BlockVariables, Expression, Share, Shares, Variant
-from .weight_formats import group_size, is_quantised
+from .weight_formats import is_quantised, ratio
 
 MOST_WIDTH = 10**9
 
@@ -42,7 +42,7 @@ class _DeviceMemory:
         total = head.linear(sizes.vocabulary(1) + 4 * sizes.workload.batch) + 4 * m.hidden * head.used
         total += sizes.member_buffers * used
         if not m.tied_embeddings:
-            total += blocks["embed", -1].variants[0].inputs.by_device[self.d].linear(sizes.vocabulary(1))
+            total += blocks["embed", -1].variants[0].inputs.by_device[self.d].linear(sizes.vocabulary(1, "embed"))
         widest: dict[str, list[Expression]] = {}
         for (name, layer), block in blocks.items():
             for v in block.variants if layer >= 0 else ():
@@ -74,34 +74,33 @@ class _DeviceMemory:
     def _block_bytes(self, name: str, v: Variant) -> Expression:
         m, share, attention = self.sizes.model, v.inputs.by_device[self.d], name == "attention"
         each, whole = self._width(name)
+        role = "o_proj" if attention else "down_proj"
         total = self.sizes.norms(name) * share.used + self._first_bytes(name, v.inputs)
         bias = 4 * (m.o_bias if attention else m.mlp_bias)
         if v.outputs is None:
             tables = self._scale_tables(share) if attention else 0
             return (
                 total
-                + self._matrix(m.hidden * each, share.linear(1), whole // each)
+                + self._matrix(role, m.hidden * each, share.linear(1), whole // each)
                 + tables
                 + bias * m.hidden * share.used
             )
         outputs = v.outputs.by_device[self.d].linear(1) + m.hidden * share.whole
-        return total + self._matrix(whole, outputs, m.hidden) + bias * outputs
+        return total + self._matrix(role, whole, outputs, m.hidden) + bias * outputs
 
     def _first_bytes(self, name: str, inputs: Shares) -> Expression:
         """Projections before the output's, with their biases, and the KV cache."""
         m, values = self.sizes.model, inputs.by_device[self.d].linear(1)
         if name == "mlp":
-            return self._matrix(2 * m.hidden, values, m.mlp) + 8 * m.mlp_bias * values
+            return self._matrix("gate_up", 2 * m.hidden, values, m.mlp) + 8 * m.mlp_bias * values
         kv, each = _kv_heads(inputs, self.d), m.head_dim * m.hidden
-        projected = self._matrix(each, values, m.heads) + 2 * self._matrix(each, kv, m.kv_heads)
+        projected = self._matrix("qkv", each, values, m.heads) + 2 * self._matrix("qkv", each, kv, m.kv_heads)
         return projected + 4 * m.qkv_bias * m.head_dim * (values + 2 * kv) + self.sizes.cache(1) * kv
 
-    def _matrix(self, each: int, values: Expression, most: int) -> Expression:
+    def _matrix(self, role: str, each: int, values: Expression, most: int) -> Expression:
         """Bytes of `each` weights for each of at most `most` values, rounded up to whole ones."""
-        if not is_quantised(self.sizes.dtype):
-            return self.sizes.matrix(each) * values
-        group = group_size(self.sizes.model)
-        return self._divided(self.sizes.matrix(group) * each, values, group, most, up=True)
+        held, of = ratio(self.sizes.model, self.sizes.dtype, role)
+        return self._divided(held * each, values, of, most, up=True)
 
     def _divided(self, each: int, values: Expression, divisor: int, most: int, up: bool) -> Expression:
         """`each / divisor` for each of at most `most` values, the sum rounded; a variable only where it is needed."""
@@ -114,7 +113,7 @@ class _DeviceMemory:
     def _scale_tables(self, share: Share) -> Expression:
         """What `scale_table_bytes` says of a share that is not everything: scales of all groups but its own."""
         m, quant = self.sizes.model, self.sizes.model.quant
-        if quant is None or not quant.act_order or not is_quantised(self.sizes.dtype):
+        if quant is None or not quant.scattered or not is_quantised(self.sizes.dtype):
             return 0
         heads = share.linear(1) - m.heads * share.whole
         own = self._divided(m.head_dim, heads, quant.group_size, m.heads, up=False)

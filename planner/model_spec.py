@@ -32,12 +32,52 @@ class Quant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Grouped affine weights: `bits` a weight, a 16-bit scale and minimum for each `group_size` inputs of an output.
 
     `act_order`: groups follow the order of activation sizes, not of inputs (GPTQ `desc_act`). Embedding, head and norms
-    are not quantised.
+    are not quantised. `group_size`: -1 for one group an output. `mixed`: the config names matrices that differ, so
+    that files decide.
     """
 
-    bits: Literal[4, 8]
+    bits: Literal[2, 3, 4, 8]
     group_size: int
     act_order: bool = False
+    method: Literal["gptq", "gptq_v2", "awq", "compressed-tensors"] = "gptq"
+    mixed: bool = False
+
+    @property
+    def scattered(self) -> bool:
+        """Whether inputs that are neighbours may be of different groups."""
+        return self.act_order and self.group_size != -1
+
+    @property
+    def held_bits(self) -> Literal[4, 8]:
+        """Of a code in memory."""
+        return 8 if self.bits == 8 else 4
+
+
+class Held(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How matrices of one kind are held where they stay as stored; the mean over layers where those differ.
+
+    `form`: of most of their weights; 16-bit floats of either kind count as bfloat16. `group_size`: inputs of a group,
+    1 for floats. `bytes_per_1024`: of so many weights, with their part of scales, minimums and zero points.
+    """
+
+    form: Literal["float32", "bfloat16", "int8", "int4"]
+    group_size: int
+    bytes_per_1024: int
+
+
+class Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How each kind of matrix of a checkpoint is held if nothing is rounded, by the role of the step that reads it."""
+
+    embed: Held
+    qkv: Held
+    o_proj: Held
+    gate_up: Held
+    down_proj: Held
+    lm_head: Held
+
+    def of(self, role: str) -> Held:
+        held: Held = getattr(self, role)
+        return held
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +101,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     qk_norm: bool
     windows: tuple[int, ...]
     quant: Quant | None = None
+    stored: Stored | None = None
 
     @property
     def group(self) -> int:

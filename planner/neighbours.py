@@ -102,7 +102,9 @@ class Neighbourhood:
     def _trades(self, split: Split) -> Iterator[Split]:
         """Vocabulary rows or query heads to another device, and as many bytes of MLP columns back."""
         sizes, (unit, table) = self._sizes, (self.costs.units("mlp"), self.costs.vocabulary)
-        columns_bytes = len(split.layers) * (sizes.gate_up(unit.unit) + sizes.o_proj(unit.unit, sizes.model.hidden))
+        columns_bytes = len(split.layers) * (
+            sizes.gate_up(unit.unit) + sizes.output("mlp", unit.unit, sizes.model.hidden)
+        )
         everyone = tuple(range(len(self.caps)))
         blocks = [(block, name) for _, name, block in self._blocks(split)]
         for a, b in permutations(everyone, 2):
@@ -137,7 +139,7 @@ class Neighbourhood:
         """Bytes of a query head, with its part of a KV head's weights and cache."""
         sizes, m = self._sizes, self.pricer.model
         kv = (2 * sizes.qkv(1) + sizes.cache(1)) // m.group
-        return sizes.qkv(1) + kv + sizes.o_proj(m.head_dim, m.hidden)
+        return sizes.qkv(1) + kv + sizes.output("attention", m.head_dim, m.hidden)
 
     def _borders(self, split: Split) -> Iterator[Split]:
         """A layer cut like its neighbour, where the two are cut differently."""

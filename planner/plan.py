@@ -19,7 +19,7 @@ GPU_PREFILL_CHUNK = 512  # enough for a GPU to be busy with sums rather than wit
 
 Range = tuple[int, int]
 Strategy = Literal["row", "column"]
-Dtype = Literal["float32", "bfloat16", "int8", "int4"]
+Dtype = Literal["float32", "bfloat16", "int8", "int4", "native"]
 CacheDtype = Literal["float32", "bfloat16"]
 Phase = Literal["decode", "prefill"]
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}

@@ -16,7 +16,7 @@ from .cost import CostModel
 from .model_spec import ModelSpec
 from .plan import CacheDtype, Dtype, LayerPlan, Phase, Predicted, Split, Workload, devices_used
 from .stage_sums import StageSums
-from .weight_formats import group_size
+from .weight_formats import group_size, native_formats
 
 CHUNK_GROUPS = 8
 
@@ -55,7 +55,7 @@ class Pricer:
 
     @cached_property
     def cost(self) -> CostModel:
-        return CostModel(self.profile, self.dtype, self.cache_dtype, group_size(self.model))
+        return CostModel(self.profile, self.dtype, self.cache_dtype, group_size(self.model), native_formats(self.model))
 
     @cached_property
     def _stages(self) -> StageSums:

@@ -20,6 +20,7 @@ from .weight_formats import mlp_unit
 # chunks of prefill, in its last chunk.
 Costs = tuple[float, float, float, float, float]
 NOTHING: Costs = (0.0,) * 5
+OUTPUT_ROLE = {"attention": "o_proj", "mlp": "down_proj"}
 
 
 def less(costs: Costs, other: Costs, times: float = 1.0) -> Costs:
@@ -100,7 +101,7 @@ class StageCosts:
             if strategy == "column":
                 return 0 if alone else width
             extra = scale_table_bytes(b.model, block, width)
-            b.add(d, Kind.LINEAR, "out", width, hidden, extra_bytes=extra)
+            b.add(d, Kind.LINEAR, OUTPUT_ROLE[block], width, hidden, extra_bytes=extra)
             return hidden
 
         return self.costs(layer, block, d, alone, steps)
@@ -110,7 +111,7 @@ class StageCosts:
         width, inputs = self.hidden.of(units), self.inputs(block)
 
         def steps(b: StepBuilder) -> int:
-            b.add(d, Kind.LINEAR, "out", inputs, width)
+            b.add(d, Kind.LINEAR, OUTPUT_ROLE[block], inputs, width)
             b.add(d, Kind.RESIDUAL, "residual", width, width)
             return width
 

@@ -16,7 +16,7 @@ from .model_spec import ModelSpec
 from .plan import GPU_PREFILL_CHUNK, BlockPlan, Dtype, Split, Workload, distinct_layers, size
 from .price import Pricer
 from .request import Request
-from .weight_formats import check_dtype, mlp_unit, native_dtype
+from .weight_formats import ROLES, check_dtype, held_as, mlp_unit, native_dtype
 
 MAX_CACHED = 1 << 44  # keys, and as many values: more than fits any machine, and bytes the solver can still count
 
@@ -61,7 +61,7 @@ def check_wishes(request: Request, model: ModelSpec, profile: HardwareProfile) -
         if cap < 0:
             raise ValueError(f"the cap of {name} must not be negative")
     check_dtype(model, request.dtype)
-    _check_measured(request.dtype, profile)
+    _check_measured(model, request.dtype, profile)
     _check_shares("attention", "KV heads", request.attention_split, model.kv_heads, 1, profile, model.heads)
     _check_shares("mlp", "MLP columns", request.mlp_split, model.mlp, mlp_unit(model, request.dtype), profile)
 
@@ -84,13 +84,16 @@ def _check_work(w: Workload, model: ModelSpec) -> None:
         )
 
 
-def _check_measured(dtype: Dtype, profile: HardwareProfile) -> None:
+def _check_measured(model: ModelSpec, dtype: Dtype, profile: HardwareProfile) -> None:
     """ValueError where a device has matrix products in other formats only."""
+    needed = {held_as(model, dtype, role).form for role in ROLES}
     for device in profile.devices:
         formats = dict.fromkeys(p.format for p in device.ops if p.op == "linear")
-        if formats and dtype not in formats:
+        missing = sorted(needed - set(formats)) if formats else []
+        if missing:
             raise ValueError(
-                f"the profile has no {dtype} figures for {device.name}: choose --dtype {' or '.join(formats)}, or {FIX}"
+                f"the profile has no {missing[0]} figures for {device.name}: "
+                f"choose --dtype {' or '.join(formats)}, or {FIX}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,22 @@ GGUF_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+
+
+def random_rows(kind: Q, rows: int, columns: int, seed: int = 0, exponent: int = 4) -> np.ndarray:
+    """Random stored rows of any type, uint8 [rows, bytes]; float16 scales of 2^(exponent - 15) to 2^(exponent - 7)."""
+    rng = np.random.default_rng(seed)
+    if kind in (Q.F32, Q.F16, Q.BF16):
+        return gguf.quants.quantize(rng.standard_normal((rows, columns), np.float32), kind).view(np.uint8)
+    values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    blocks = rng.integers(0, 256, (rows * columns // values, block_bytes), np.uint8)
+    at = {Q.Q6_K: [208], Q.Q2_K: [80, 82], Q.Q3_K: [108]}.get(
+        kind, [0, 2] if "_1" in kind.name or "_K" in kind.name else [0]
+    )
+    for offset in at:
+        blocks[:, offset + 1] = blocks[:, offset + 1] % 32 + 4 * exponent
+    return blocks.reshape(rows, -1)
+
 
 SMALL = {
     "token_embd.weight": (64, 32),
@@ -78,7 +95,9 @@ def tiny_checkpoint(architecture: str, folder: Path, seed: int = 0, **overrides:
     return folder
 
 
-def tiny_gguf(model: Any, path: Path, kind: Q = Q.F32) -> Path:
+def tiny_gguf(
+    model: Any, path: Path, kind: Q = Q.F32, quantise: Callable[[np.ndarray, Q], np.ndarray] = gguf.quants.quantize
+) -> Path:
     """Writes a transformers model to GGUF as llama.cpp's converter does, linear weights quantised to `kind`."""
     config = model.config
     architecture = "llama" if config.model_type == "mistral" else config.model_type
@@ -100,7 +119,7 @@ def tiny_gguf(model: Any, path: Path, kind: Q = Q.F32) -> Path:
         if architecture == "llama" and (".q_proj." in name or ".k_proj." in name):
             values = permuted(values, len(values) // config.head_dim)
         stored = kind if values.ndim == 2 else Q.F32
-        data = values if stored == Q.F32 else gguf.quants.quantize(values, stored)
+        data = values if stored == Q.F32 else quantise(values, stored)
         writer.add_tensor(gguf_name(name), data, raw_dtype=stored)
     _write(writer)
     return path

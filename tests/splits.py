@@ -10,11 +10,11 @@ from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import HIDDEN_UNIT, MLP_UNIT, VOCAB_UNIT, BlockPlan, LayerPlan, Range, Split, size
 
 
-def random_split(model: ModelSpec, devices: int, seed: int) -> Split:
-    """Any split that `check` accepts; about a third of the blocks is on one device."""
+def random_split(model: ModelSpec, devices: int, seed: int, unit: int = MLP_UNIT) -> Split:
+    """Any split that `check` accepts; about a third of the blocks is on one device. `unit`: of MLP columns."""
     rng = Random(seed)
     layers = tuple(
-        LayerPlan(_block(rng, model, devices, model.heads, 1), _block(rng, model, devices, model.mlp, MLP_UNIT))
+        LayerPlan(_block(rng, model, devices, model.heads, 1), _block(rng, model, devices, model.mlp, unit))
         for _ in range(model.layers)
     )
     head = ranges(shares(rng, devices, model.vocab, VOCAB_UNIT))

@@ -34,6 +34,11 @@ def open_with_gpus(
     """Ready runners by phase; what they hold is given back with `held`. ValueError, before anything is loaded, where a
     device is not here or has too little memory; or where memory runs out after all.
     """
+    if plan.dtype not in DTYPES:
+        raise ValueError(
+            f"the plan holds weights in {plan.dtype}, which GPUs cannot compute with yet: run tpplan solve with "
+            "--dtype bfloat16, or plan for CPU devices"
+        )
     if plan.cache_dtype != plan.dtype:
         raise ValueError(
             f"GPUs keep keys and values in the format of the weights, the plan has a {plan.cache_dtype} cache: run "

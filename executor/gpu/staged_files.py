@@ -45,7 +45,7 @@ class StagedFiles:
     def read_into(self, out: torch.Tensor, name: str, rows: Range | None = None, columns: Range | None = None) -> None:
         """Into `out` on the GPU. ValueError names a tensor that is cut short, or holds NaN or infinity."""
         stored = self.files.stored(name)
-        if stored.type not in _PLAIN or stored.head_rows or len(stored.shape) == 1:
+        if stored is None or stored.type not in _PLAIN or stored.head_rows or len(stored.shape) == 1:
             out.copy_(self.files.read(name, rows, columns))
         else:
             self._copy(out, stored, rows or (0, stored.shape[0]), columns or (0, stored.shape[1]), name)

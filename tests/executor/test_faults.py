@@ -25,7 +25,6 @@ from tpplan.executor.sampling import Sampler
 from tpplan.executor.session import Session
 from tpplan.kernels import tape
 from tpplan.planner.model_files import load_model
-from tpplan.planner.model_spec import Quant
 from tpplan.planner.plan import BlockPlan, LayerPlan, Split
 from tpplan.planner.steps import Kind
 
@@ -200,14 +199,6 @@ def test_plans_that_are_not_for_running(checkpoint: Path, changes: Any, said: st
     model = load_model(checkpoint)
     plan = msgspec.structs.replace(plan_by_hand(model, PAIR, (2, 1), (64, 128), (1024, 1280)), **changes)
     with pytest.raises(ValueError, match=f"^[^\n]*{said}"):
-        Session.open(plan, model, checkpoint)
-
-
-def test_quantised_checkpoints_are_not_for_running(checkpoint: Path) -> None:
-    """Whatever the plan's format, the weights of a GPTQ or AWQ checkpoint cannot be read."""
-    model = msgspec.structs.replace(load_model(checkpoint), quant=Quant(4, 32))
-    plan = plan_by_hand(model, PAIR, (2, 1), (64, 128), (1024, 1280))
-    with pytest.raises(ValueError, match="quantised checkpoint"):
         Session.open(plan, model, checkpoint)
 
 

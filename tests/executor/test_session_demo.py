@@ -95,6 +95,26 @@ def test_greedy_ids(
             assert got.finish_reason == ("length" if len(want) == NEW_TOKENS else "stop")
 
 
+@pytest.mark.parametrize(("devices", "kv_heads", "mlp", "vocab", "attention", "mlp_strategy"), SPLITS[:4] + SPLITS[-3:])
+def test_greedy_ids_of_quantised_weights(
+    demo_gguf: Path,
+    model: ModelSpec,
+    prompts: list[list[int]],
+    expected: list[list[int]],
+    devices: list[str],
+    kv_heads: tuple[int, ...],
+    mlp: tuple[int, ...],
+    vocab: tuple[int, ...],
+    attention: str,
+    mlp_strategy: str,
+) -> None:
+    """Weights kept as the file has them give the very ids of the dequantised model, which no tie decides here."""
+    plan = plan_by_hand(model, devices, kv_heads, mlp, vocab, attention, mlp_strategy, "native")
+    with Session.open(plan, model, demo_gguf) as session:
+        for ids, want in zip(prompts, expected, strict=True):
+            assert list(session.generate(ids, len(want), Sampler()).token_ids) == want
+
+
 def test_greedy_ids_of_a_mixture(
     demo_gguf: Path, model: ModelSpec, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from checkpoints import ARCHITECTURES, small_gguf, tiny_checkpoint, tiny_gguf, tiny_model
+from checkpoints import ARCHITECTURES, random_rows, small_gguf, tiny_checkpoint, tiny_gguf, tiny_model
 from gguf import GGMLQuantizationType as Q
 from safetensors.torch import load_file, save_file
 
@@ -23,21 +23,6 @@ from tpplan.planner.model_files import load_model
 
 PLAIN = (Q.F32, Q.F16, Q.BF16)
 SLICES = (((0, 96), (0, 256)), ((16, 48), (0, 256)), ((0, 96), (32, 160)), ((32, 64), (7, 201)), ((48, 48), (0, 0)))
-
-
-def random_rows(kind: Q, rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    """Random stored rows of any type, uint8 [rows, bytes], with the float16 scales made finite."""
-    rng = np.random.default_rng(seed)
-    if kind in PLAIN:
-        return gguf.quants.quantize(rng.standard_normal((rows, columns), np.float32), kind).view(np.uint8)
-    values, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    blocks = rng.integers(0, 256, (rows * columns // values, block_bytes), np.uint8)
-    at = {Q.Q6_K: [208], Q.Q2_K: [80, 82], Q.Q3_K: [108]}.get(
-        kind, [0, 2] if "_1" in kind.name or "_K" in kind.name else [0]
-    )
-    for offset in at:
-        blocks[:, offset + 1] = blocks[:, offset + 1] % 32 + 16  # 2^-11 to 2^-4, positive
-    return blocks.reshape(rows, -1)
 
 
 @pytest.mark.parametrize("kind", READABLE)

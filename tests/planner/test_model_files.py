@@ -128,24 +128,42 @@ def test_saved_defaults_are_read(architecture: str, tmp_path: Path) -> None:
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True}
+COMPRESSED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32, "actorder": "group"},
+        }
+    },
+}
+GPTQ_V2, AWQ_4 = Quant(4, 32, method="gptq_v2"), Quant(4, 32, method="awq")
 QUANTISED = (
     (GPTQ, Quant(4, 32)),
     (GPTQ | {"bits": 8, "desc_act": True}, Quant(8, 32, act_order=True)),
     (GPTQ | {"desc_act": True, "static_groups": True}, Quant(4, 32)),
-    (GPTQ | {"lm_head": False, "dynamic": None, "checkpoint_format": "gptq_v2", "true_sequential": True}, Quant(4, 32)),
-    (AWQ, Quant(4, 32)),
-    ({"quant_method": "awq", "w_bit": 4, "q_group_size": 16, "version": "gemm"}, Quant(4, 16)),
-    (AWQ | {"modules_to_not_convert": ["lm_head"]}, Quant(4, 32)),
+    (GPTQ | {"lm_head": False, "dynamic": None, "checkpoint_format": "gptq_v2", "true_sequential": True}, GPTQ_V2),
+    (GPTQ | {"bits": 3, "group_size": -1}, Quant(3, -1)),
+    (GPTQ | {"dynamic": {"-:.*down.*": {}}}, Quant(4, 32, mixed=True)),
+    (AWQ, AWQ_4),
+    ({"quant_method": "awq", "w_bit": 4, "q_group_size": 16, "version": "gemm"}, Quant(4, 16, method="awq")),
+    (AWQ | {"modules_to_not_convert": ["lm_head"]}, AWQ_4),
+    (AWQ | {"modules_to_not_convert": ["mlp.down_proj"]}, Quant(4, 32, method="awq", mixed=True)),
+    (COMPRESSED, Quant(4, 32, True, "compressed-tensors")),
     (None, None),
 )
 
 
 @pytest.mark.parametrize(("stored", "quant"), QUANTISED)
 def test_quantised_checkpoints(stored: Any, quant: Quant | None, tmp_path: Path) -> None:
-    """GPTQ and AWQ in bits and groups; order counts only where it scatters groups; all else is as without."""
+    """Methods in bits and groups; order counts only where it scatters groups; all else is as without."""
     plain = load_model(write_config(tmp_path / "plain", model_type="llama", **TINY))
     path = write_config(tmp_path / "quantised", model_type="llama", **TINY, quantization_config=stored)
-    assert load_model(path) == msgspec.structs.replace(plain, quant=quant)
+    loaded = load_model(path)
+    assert loaded == msgspec.structs.replace(plain, quant=quant, stored=loaded.stored)
+    assert bool(loaded.stored) == bool(quant and quant.mixed)
 
 
 @pytest.mark.parametrize(("method", "act_order"), [("gptq", True), ("gptq", False), ("awq", False)])
@@ -155,7 +173,7 @@ def test_what_transformers_saves_is_understood(method: str, act_order: bool, tmp
 
     own = AwqConfig(group_size=32) if method == "awq" else GPTQConfig(bits=4, group_size=32, desc_act=act_order)
     path = write_config(tmp_path, model_type="llama", **TINY, quantization_config=own.to_dict())
-    assert load_model(path).quant == Quant(4, 32, act_order)
+    assert load_model(path).quant == Quant(4, 32, act_order, method)  # type: ignore[arg-type]
 
 
 REFUSED = (
@@ -183,16 +201,17 @@ REFUSED = (
     ({"quantization_config": GPTQ | {"quant_method": "bitsandbytes"}}, "'bitsandbytes'"),
     ({"quantization_config": {"bits": 4, "group_size": 32}}, "quant_method"),
     ({"quantization_config": {"quant_method": "gptq", "group_size": 32}}, "bits"),
-    ({"quantization_config": GPTQ | {"bits": 3}}, "bits"),
+    ({"quantization_config": GPTQ | {"bits": 5}}, "bits"),
+    ({"quantization_config": GPTQ | {"checkpoint_format": "marlin"}}, "checkpoint_format"),
+    ({"quantization_config": AWQ | {"version": "gemv"}}, "version"),
+    ({"quantization_config": COMPRESSED | {"format": "float-quantized"}}, "pack-quantized"),
+    ({"quantization_config": COMPRESSED | {"config_groups": {}}}, "config_groups"),
     ({"quantization_config": AWQ | {"bits": 8}}, "bits"),
     ({"quantization_config": GPTQ | {"bits": "4"}}, "quantization_config.bits"),
-    ({"quantization_config": GPTQ | {"group_size": -1}}, "one group a row"),
     ({"quantization_config": GPTQ | {"group_size": 12}}, "group_size"),
     ({"quantization_config": GPTQ | {"group_size": 64}}, "hidden width 96"),
     ({"quantization_config": GPTQ | {"group_size": 10**30}}, "group_size"),
-    ({"quantization_config": GPTQ | {"lm_head": True}}, "quantization_config.lm_head"),
-    ({"quantization_config": GPTQ | {"dynamic": {"-:.*down.*": {}}}}, "quantization_config.dynamic"),
-    ({"quantization_config": AWQ | {"modules_to_not_convert": ["mlp.down_proj"]}}, "modules_to_not_convert"),
+    ({"quantization_config": GPTQ | {"rotation": "hadamard"}}, "quantization_config.rotation"),
     ({"sliding_window": 4096}, "sliding_window"),
     ({"num_key_value_heads": 4}, "key/value heads"),
     ({"head_dim": 15}, "odd"),

@@ -92,6 +92,7 @@ def test_formats_of_models_and_tables() -> None:
     """A quantised model stays as it is stored; tables of a quantised model are in 16 bits."""
     assert [native_dtype(PLAIN, gpus) for gpus in (False, True)] == ["float32", "bfloat16"]
     assert [native_dtype(quantised(bits, 64), True) for bits in (4, 8)] == ["int4", "int8"]
+    assert native_dtype(quantised(4, 64), False) == "native"
     assert [group_size(model) for model in (PLAIN, quantised(4, 64))] == [128, 64]
     assert [vocabulary_dtype(dtype) for dtype in ("int4", "int8", "float32")] == ["bfloat16", "bfloat16", "float32"]
     assert Sizes(quantised(4, 64), Workload(), "int4").vocabulary(10) == 10 * 576 * 2
@@ -100,7 +101,7 @@ def test_formats_of_models_and_tables() -> None:
 def test_another_number_of_bits_is_refused() -> None:
     """4 bits cannot be had from 8, nor the other way; floats can."""
     for bits, dtype in ((4, "int8"), (8, "int4")):
-        with pytest.raises(ValueError, match=f"stored in {bits} bits: use --dtype int{bits}"):
+        with pytest.raises(ValueError, match=f"stored in {bits} bits: use --dtype native, int{bits}"):
             check_dtype(quantised(bits, 128), dtype)  # type: ignore[arg-type]
     check_dtype(quantised(4, 128), "bfloat16")
     check_dtype(PLAIN, "int4")
