@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from tpplan.benchmarks import gpu_collectives as base
-from tpplan.kernels.gpu import bulk
 from tpplan.kernels.gpu.bulk import Bulk, new_bulk_slots
 from tpplan.kernels.gpu.exchange import Exchange
 from tpplan.kernels.gpu.handover import Handover, advance, new_handover, new_results, result
@@ -101,7 +100,7 @@ def check_handover(streams):
     for d in range(n):  # compiles
         with torch.cuda.stream(streams[d]):
             Handover(site, base.Rank(box.memory, d, 0, 1), rings[d])(box.control[d], *nothing, tokens[d])
-    torch.cuda.synchronize()
+    base.idle(streams)
     box.memory.reset()
     for epoch, (values, want) in enumerate(cases, 1):
         best = [(torch.tensor([v], device=GPU), torch.tensor([10 * d + 10], device=GPU)) for d, v in enumerate(values)]
@@ -131,7 +130,7 @@ def check_stall(streams):
     begun.record(streams[1])
     base.together(streams[1:], [lambda d=d: body(d) for d in range(1, n)])
     ended.record(streams[1])
-    torch.cuda.synchronize()
+    base.idle(streams)
     first = box.memory.troubles()[0]
     assert (first.site, first.producer, first.epoch) == (40, 0, 1), box.memory.troubles()
     assert first.device > 0
@@ -143,13 +142,13 @@ def check_stall(streams):
     return f"{begun.elapsed_time(ended):.0f} ms, {first}"
 
 
-def time_bulk(streams, mib, pushers=bulk.PUSHERS, pullers=bulk.PULLERS, tile=bulk.TILE, count=20):
+def time_bulk(streams, mib, count=20):
     """Median GB/s each way and rank of sums of `mib` MiB in bf16 among all ranks, each rank launched by its thread."""
     n, rows, layout = len(streams), 256, Layout(len(streams))
     width = int(mib * 2**20) // 2 // rows
     slots = new_bulk_slots(layout, rows, width)
     box = base.Box(streams, layout, 2000)
-    bulks = [Bulk(slots, rank, tile, pushers, pullers) for rank in box.ranks]
+    bulks = [Bulk(slots, rank) for rank in box.ranks]
     widths, number, times = dict.fromkeys(range(n), width), 0, []
     parts = [torch.randn(rows, width, device=GPU) for _ in range(n)]
     outs = [torch.zeros(rows, width, device=GPU) for _ in range(n)]
@@ -167,7 +166,6 @@ def time_bulk(streams, mib, pushers=bulk.PUSHERS, pullers=bulk.PULLERS, tile=bul
 
     box.memory.abort()
     [run(d) for d in range(n)]
-    torch.cuda.synchronize()
     box.memory.reset()
     [b.reset() for b in bulks]
     launches = []
@@ -224,7 +222,6 @@ def jobs(streams):
     ]
     for mib in (1, 16):
         made.append((f"copies {mib} MiB", lambda mib=mib: time_copies(streams, mib)))
-    for mib in (1, 2, 16):
-        made.append((f"bulk {mib} MiB 2 ranks", lambda mib=mib: time_bulk(streams[:2], mib)))
-    made.append(("bulk 16 MiB 3 ranks", lambda: time_bulk(streams, 16)))
+    for n, mib in ((2, 1), (2, 2), (2, 4), (2, 16), (3, 4), (3, 16)):
+        made.append((f"bulk {n} ranks {mib} MiB", lambda n=n, mib=mib: time_bulk(streams[:n], mib)))
     return made

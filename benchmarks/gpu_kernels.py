@@ -1,7 +1,8 @@
 """Checks the GPU kernels, then times them at Llama-3-8B's shapes in CUDA graphs with cold weights: one table.
 
 Run on a machine with a GPU, torch and triton, where `tpplan` names this checkout: `python benchmarks/gpu_kernels.py`.
-`--sweep` also times other tile sizes, `--times` leaves out the checks. Shares are of the bandwidth of a large copy,
+`--sweep` also times other tile sizes, `--times` leaves out the checks, `--sms=8` times products and attention of one
+row on a part of so many SMs. Shares are of the bandwidth of a large copy,
 measured in the same run; a kernel that only reads may pass it.
 """
 
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from tpplan.executor.gpu.devices import open_devices
 from tpplan.kernels.gpu import argmax, attention, gate_up, launch, linear, norm, rope
 
 LAYERS, HIDDEN, MLP, VOCABULARY, HEADS, KV_HEADS, HEAD_DIM = 32, 4096, 14336, 128256, 32, 8, 128
@@ -38,6 +40,9 @@ FEW_ROWS = [
 PREFILL = [(64, 64, 2, 4), (64, 64, 3, 4), (128, 64, 2, 8), (128, 64, 3, 8), (128, 128, 2, 8), (64, 128, 2, 4)]
 
 
+PART: list[torch.cuda.Stream] = []  # the stream of the part that is asked for
+
+
 def normal(*shape: int, dtype: torch.dtype = DTYPE) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cuda").normal_()
 
@@ -48,10 +53,11 @@ def weights(*shape: int) -> torch.Tensor:
 
 def graph_us(calls: list[Callable[[], None]], replays: int = 15) -> float:
     """Median time of one call, in a graph of all of them."""
-    stream = torch.cuda.Stream()
+    stream = PART[0] if PART else torch.cuda.Stream()
     with torch.cuda.stream(stream):
         calls[0]()
         torch.cuda.synchronize()
+        stream.synchronize()  # the line above does not wait for a part
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             for call in calls:
@@ -62,7 +68,7 @@ def graph_us(calls: list[Callable[[], None]], replays: int = 15) -> float:
             begin.record()
             graph.replay()
             end.record()
-            torch.cuda.synchronize()
+            end.synchronize()
             times.append(begin.elapsed_time(end))
     return sorted(times[2:])[replays // 2] * 1e3 / len(calls)
 
@@ -104,10 +110,10 @@ def sweep(configurations: list[tuple[int, ...]], names: list[tuple[object, str]]
     return "; ".join(f"{us:.2f} {configuration}" for us, configuration in sorted(found)[:4])
 
 
-def products(copy: float, sweeps: bool) -> None:
+def products(copy: float, sweeps: bool, many: bool = True) -> None:
     for name, N, K in PRODUCTS:
         copies = [weights(N, K) for _ in range(cold(2 * N * K))]
-        for rows in [1, 2, 8, 16] if name in ("qkv", "gate_up", "down") else [1, 8]:
+        for rows in ([1, 2, 8, 16] if name in ("qkv", "gate_up", "down") else [1, 8])[: None if many else 1]:
             x, squares = normal(rows, K), normal(rows, 4, dtype=torch.float32).square_()
             fused = name.startswith("gate_up")
             out, library = normal(rows, N // 2 if fused else N), normal(rows, N)
@@ -242,6 +248,12 @@ def main() -> None:
     sweeps = "--sweep" in sys.argv
     copy = copy_bytes_per_s()
     print(f"{torch.cuda.get_device_name()}: copy {copy / 1e12:.2f} TB/s")
+    if part := [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--sms=")]:
+        with open_devices([f"cuda:0/{part[0]}"]) as devices:
+            PART.append(devices[0].compute)
+            decode_attention(copy, sweeps)
+            products(copy, False, many=False)
+        return
     chain(copy)
     decode_attention(copy, sweeps)
     products(copy, sweeps)

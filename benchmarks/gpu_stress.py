@@ -219,18 +219,20 @@ def main() -> None:
     if arguments.compile:
         part, parts = arguments.compile
         for n, seed in plans:
-            Passes([torch.cuda.Stream() for _ in range(n)], seed).warm_up(range(part, SITES, parts))
+            passes = Passes([torch.cuda.Stream() for _ in range(n)], seed)
+            passes.warm_up(range(part, SITES, parts))
+            passes.box.memory.close()
         return
     streams = partitions(SMS)
     workers = [subprocess.Popen([*_again(arguments), "--compile", str(i), "12"]) for i in range(12)]
     assert not any(worker.wait() for worker in workers), "compiling failed"
-    passes = -(-arguments.collectives // SITES // len(plans))
+    replays = -(-arguments.collectives // SITES // len(plans))
     for n, seed in plans:
         begun = time.perf_counter()
-        wrong, site = Passes(streams[:n], seed).run(passes)
+        wrong, site = Passes(streams[:n], seed).run(replays)
         seconds = time.perf_counter() - begun
         print(
-            f"{n} ranks, seed {seed}: {passes * SITES} collectives, {wrong} values wrong, {seconds:.1f} s", flush=True
+            f"{n} ranks, seed {seed}: {replays * SITES} collectives, {wrong} values wrong, {seconds:.1f} s", flush=True
         )
         assert not wrong, f"the first is of call-site {site}"
     wrong, site = Passes(streams[:2], arguments.seed, stale=True).run(3)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ..kernels import staging, tape
-from .timing import LIMIT_S, Bench, start_tape, typical_s
+from .bench import LIMIT_S, typical_s
+from .timing import Bench, start_tape
 
 ROUNDS = 60
 SIZES = [64, 576, 2048, 8192, 32768, 147456]  # float32 values: one token's hidden state up to a prefill chunk's

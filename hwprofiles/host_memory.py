@@ -1,10 +1,15 @@
-"""How much host memory this process may still take. Knows /proc and control groups, nothing else."""
+"""How much host memory this process may still take, what the CPU is called, its caches. Knows /proc, /sys and control
+groups.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
+from collections.abc import Sequence
 from pathlib import Path
 
+_CPUS = "/sys/devices/system/cpu"
 _GROUPS = (  # folder, limit, usage, line of memory.stat with the file cache that gives way: cgroup v2, then v1
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -33,3 +38,24 @@ def _group_left_bytes() -> list[int]:
         except (OSError, ValueError, KeyError):  # no such group, or "max"
             continue
     return left
+
+
+def cpu_model() -> str:
+    """As the system names it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "CPU"
+
+
+def last_level_cache_bytes(cores: Sequence[int]) -> int:
+    """Of all last-level caches that `cores` use; 0 where the system does not tell."""
+    found: dict[str, int] = {}
+    for core in cores:
+        levels = sorted(Path(_CPUS, f"cpu{core}", "cache").glob("index[0-9]"))
+        try:
+            size = levels[-1].joinpath("size").read_text().strip()  # 32768K
+            found[levels[-1].joinpath("shared_cpu_list").read_text()] = int(size.removesuffix("K")) * 1024
+        except (IndexError, OSError, ValueError):
+            continue
+    return sum(found.values())

@@ -1,6 +1,8 @@
 """Measures this machine: every named device alone, then all of them together, with the functions that `run` calls.
 
-Knows the order of measuring. What is timed stands in `probes` and `exchange`, how in `timing`.
+Knows the order of measuring, and that CPUs and GPUs may stand side by side. What is timed stands in `probes`,
+`exchange` and their counterparts for GPUs, how in `timing` and `gpu_timing`. What one kind needs is loaded only where
+a device of that kind is named.
 """
 
 from __future__ import annotations
@@ -8,105 +10,218 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import __version__
 from ..kernels.worker import Worker
-from .device_names import cores_of
-from .exchange import QUICK_SIZES, SIZES, Exchange, rendezvous_s
-from .host_memory import available_bytes
-from .probes import Probe, probes
+from .bench import Bench, Probe, open_gate, together, typical_s
+from .device_names import check_names, cores_of, is_gpu, numbered
+from .host_memory import available_bytes, cpu_model
 from .profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoint
-from .timing import Bench, open_gate, start_calls, together, typical_s
+
+if TYPE_CHECKING:
+    from .gpu_measure import GpuFigures
 
 Progress = Callable[[str, float], None]
+Note = Callable[[str], None]
 BUDGET_S, QUICK_BUDGET_S = 0.1, 0.03  # of one probe, alone and again together
+GPU_BUDGET_S = 0.012  # alone: their clocks and memory are their own
 VISITS = 3
 MOST_CALLS = 4000
 
 
-def measure(specs: Sequence[str], quick: bool, progress: Progress) -> HardwareProfile:
-    """The profile of devices `specs`, all cores as one when empty. ValueError for devices this machine does not have.
+def measure(specs: Sequence[str], quick: bool, progress: Progress, note: Note = lambda line: None) -> HardwareProfile:
+    """The profile of devices `specs`; when empty, of all GPUs that can be used, and all cores as one device. ValueError
+    for devices this machine does not have.
 
-    `progress(what, share)` is called along the way, `share` from 0 to 1.
+    `progress(what, share)` is called along the way, `share` from 0 to 1; `note` with lines that a user should read.
     """
-    names = list(specs) or ["cpu"]
-    cores = [cores_of(name) for name in names]
-    if len(set(cores)) < len(cores):
-        raise ValueError("a device is named twice; name each once")
-    workers = [Worker(name, mine) for name, mine in zip(names, cores, strict=True)]
+    names = numbered(list(specs) or [*usable_gpus(note), "cpu"])
+    check_names(names)
+    free_bytes = available_bytes()
+    with _opened(names) as box:
+        return _measure(box, quick, free_bytes, progress, note)
+
+
+def usable_gpus(note: Note) -> list[str]:
+    """`cuda:0` and so on; `note` is told why others are left out."""
+    import torch
+
+    from ..executor.gpu.requirements import check_gpu, free_bytes
+
+    names = []
+    for index in range(torch.cuda.device_count()):
+        try:
+            check_gpu(index)
+            free_bytes(index)
+            names.append(f"cuda:{index}")
+        except ValueError as error:
+            note(f"cuda:{index} is left out: {error}")
+    return names
+
+
+@dataclass
+class Box:
+    """The devices under test in the order named; `cpus` and `gpus` are places in it."""
+
+    benches: list[Any]
+    cpus: list[int]
+    gpus: list[int]
+
+    def of(self, places: Sequence[int]) -> list[Any]:
+        return [self.benches[place] for place in places]
+
+
+@contextmanager
+def _opened(names: Sequence[str]) -> Iterator[Box]:
+    gpus = [at for at, name in enumerate(names) if is_gpu(name)]
+    cpus = [at for at in range(len(names)) if at not in gpus]
+    workers: list[Worker] = []
+    devices: Any = None
+    gate = open_gate()
+    box = Box([None] * len(names), cpus, gpus)
     try:
-        free_bytes = available_bytes()
-        gate = open_gate()
-        benches = [Bench(worker, gate) for worker in workers]
-        return _measure(benches, quick, free_bytes, progress)
+        if gpus:
+            from ..executor.gpu.devices import open_devices
+            from .gpu_timing import gpu_benches
+
+            devices = open_devices([names[at] for at in gpus])
+            for at, bench in zip(gpus, gpu_benches(devices, gate), strict=True):
+                box.benches[at] = bench
+        if cpus:
+            from . import timing
+
+            workers += [Worker(names[at], cores_of(names[at])) for at in cpus]
+            for at, worker in zip(cpus, workers, strict=True):
+                box.benches[at] = timing.Bench(worker, gate)
+        yield box
     finally:
         for worker in workers:
             worker.close()
+        if devices is not None:
+            devices.close()
 
 
-def _measure(benches: list[Bench], quick: bool, free_bytes: int, progress: Progress) -> HardwareProfile:
+def _measure(box: Box, quick: bool, free_bytes: int, progress: Progress, note: Note) -> HardwareProfile:
     progress("memory bandwidth and matrix rate", 0.0)
-    rates = _rates(benches)
-    overhead_s = _overhead_s(benches)
-    ops = _compute_points(benches, quick, progress)
+    rates = _rates(box.benches)
+    overhead_s = _overhead_s(box.benches)
+    ops = _compute_points(box, quick, progress)
     progress("push, pull and rendezvous through host memory", 0.9)
-    flag_s = rendezvous_s(benches)
-    links = _exchange_points(benches, quick, flag_s)
+    gpu = _gpu_figures(box, quick, note) if box.gpus else None
+    flag_s = _flag_s(box, gpu)
+    for at, points in _exchange_points(box, quick, flag_s, gpu).items():
+        ops[at] += points
     progress("memory bandwidth and matrix rate again", 0.97)
-    rates = [Rates(*map(max, first, second)) for first, second in zip(rates, _rates(benches), strict=True)]
-    devices = tuple(
-        DeviceProfile(
-            name=bench.worker.name,
-            kind="cpu",
-            description=f"{_cpu_model()}, {len(bench.worker.cores)} core(s)",
-            cores=bench.worker.cores,
-            free_bytes=free_bytes,
-            read_bytes_per_s_alone=rates[d].read_alone,
-            read_bytes_per_s=rates[d].read,
-            matmul_flops_per_s=rates[d].matmul,
-            step_overhead_s=overhead_s,
-            ops=tuple(ops[d] + links[d]),
-        )
-        for d, bench in enumerate(benches)
-    )
-    host = Host(f"{_cpu_model()}, {platform.system()} {platform.machine()}", os.cpu_count() or 1, free_bytes)
+    rates = [Rates(*map(max, first, second)) for first, second in zip(rates, _rates(box.benches), strict=True)]
+    devices = [_cpu_profile(box.benches[at], rates[at], overhead_s, ops[at], free_bytes) for at in box.cpus]
+    profiles = dict(zip(box.cpus, devices, strict=True))
+    if gpu is not None:
+        profiles |= _gpu_profiles(box, rates, ops, gpu)
+    host = Host(_host_name(), os.cpu_count() or 1, free_bytes)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     progress("done", 1.0)
-    return HardwareProfile(SCHEMA_VERSION, __version__, created, quick, host, flag_s, devices)
+    ordered = tuple(profiles[at] for at in range(len(box.benches)))
+    return HardwareProfile(SCHEMA_VERSION, __version__, created, quick, host, flag_s, ordered)
 
 
-def _compute_points(benches: list[Bench], quick: bool, progress: Progress) -> list[list[OpPoint]]:
-    """Each probe on each device alone, then on all at once, in several visits far apart: the median of the visits.
+def _cpu_profile(bench: Any, rates: Rates, overhead_s: float, ops: list[OpPoint], free_bytes: int) -> DeviceProfile:
+    from .cpu_measure import described
+
+    return DeviceProfile(
+        name=bench.name,
+        kind="cpu",
+        description=described(bench.worker),
+        cores=bench.worker.cores,
+        free_bytes=free_bytes,
+        read_bytes_per_s_alone=rates.read_alone,
+        read_bytes_per_s=rates.read,
+        matmul_flops_per_s=rates.matmul,
+        step_overhead_s=overhead_s,
+        ops=tuple(ops),
+    )
+
+
+def _gpu_profiles(box: Box, rates: list[Rates], ops: list[list[OpPoint]], gpu: GpuFigures) -> dict[int, DeviceProfile]:
+    """A GPU reads as fast as the best of its products did, where that is faster than plain reading."""
+    from .gpu_measure import read_bytes_per_s, shared_bytes, with_fused_residuals
+
+    devices = [bench.device for bench in box.of(box.gpus)]
+    return {
+        at: DeviceProfile(
+            name=device.name,
+            kind="cuda",
+            description=device.description,
+            cores=(),
+            free_bytes=shared_bytes(devices, device),
+            read_bytes_per_s_alone=max(rates[at].read_alone, read_bytes_per_s(ops[at], together=False)),
+            read_bytes_per_s=max(rates[at].read, read_bytes_per_s(ops[at], together=True)),
+            matmul_flops_per_s=rates[at].matmul,
+            step_overhead_s=gpu.overhead_s[d],
+            ops=tuple(with_fused_residuals(ops[at], gpu.residual_s)),
+            link=gpu.links[d],
+        )
+        for d, (at, device) in enumerate(zip(box.gpus, devices, strict=True))
+    }
+
+
+def _probes(box: Box, quick: bool) -> list[list[Probe]]:
+    """By device."""
+    found: list[list[Probe]] = [[] for _ in box.benches]
+    if box.cpus:
+        from .probes import probes
+
+        for at in box.cpus:
+            found[at] = list(probes(quick))
+    if box.gpus:
+        from .gpu_probes import gpu_probes
+
+        for at in box.gpus:
+            found[at] = list(gpu_probes(quick, box.benches[at].pool.nbytes))
+    return found
+
+
+def _compute_points(box: Box, quick: bool, progress: Progress) -> list[list[OpPoint]]:
+    """Each probe on each device alone, then one of each device on all at once, in several visits far apart: the median
+    of the visits. Devices of fewer probes begin theirs anew, so that all are busy all the time.
 
     Memory bandwidth changes over seconds where machines are shared; one visit would tell of one moment.
     """
-    todo = list(probes(quick))
+    benches, todo = box.benches, _probes(box, quick)
+    most = max(map(len, todo))
     budget_s = (QUICK_BUDGET_S if quick else BUDGET_S) / VISITS
-    calls: list[list[int]] = []
-    alone: list[list[list[float]]] = [[[] for _ in benches] for _ in todo]
-    contended: list[list[list[float]]] = [[[] for _ in benches] for _ in todo]
+    own_s = [GPU_BUDGET_S / VISITS if at in box.gpus else budget_s for at in range(len(benches))]
+    common_s = max(own_s)
+    trial_s: list[dict[int, float]] = [{} for _ in benches]
+    alone: list[list[list[float]]] = [[[] for _ in each] for each in todo]
+    contended: list[list[list[float]]] = [[[] for _ in each] for each in todo]
     for visit in range(VISITS):
-        for i, probe in enumerate(todo):
-            progress(f"{probe.op} {probe.format}, {probe.rows} row(s)", 0.05 + 0.85 * (visit + i / len(todo)) / VISITS)
-            if not visit:
-                calls.append([_calls(probe, bench, budget_s) for bench in benches])
+        for i in range(most):
+            longest = max(todo, key=len)[i]
+            told = f"{longest.op} {longest.format}, {longest.rows} row(s)"
+            progress(told, 0.05 + 0.85 * (visit + i / most) / VISITS)
+            at = [i % len(each) for each in todo]
             for d, bench in enumerate(benches):
-                alone[i][d].append(typical_s(probe.start(bench, calls[i][d]).result()))
+                probe = todo[d][at[d]]
+                if at[d] not in trial_s[d]:
+                    trial_s[d][at[d]] = max(probe.start(bench, 2).result()[-1], 1e-9)
+                if i < len(todo[d]):
+                    samples = probe.start(bench, _calls(own_s[d], trial_s[d][at[d]])).result()
+                    alone[d][i].append(typical_s(samples))
             with together(benches):
-                futures = [probe.start(bench, n) for bench, n in zip(benches, calls[i], strict=True)]
+                futures = [
+                    todo[d][at[d]].start(bench, _calls(common_s, trial_s[d][at[d]])) for d, bench in enumerate(benches)
+                ]
             for d, future in enumerate(futures):
-                contended[i][d].append(typical_s(future.result()))
+                contended[d][at[d]].append(typical_s(future.result()))
     return [
-        [_point(probe, median(alone[i][d]), median(contended[i][d])) for i, probe in enumerate(todo)]
-        for d in range(len(benches))
+        [_point(probe, median(alone[d][i]), median(contended[d][i])) for i, probe in enumerate(each)]
+        for d, each in enumerate(todo)
     ]
 
 
@@ -123,59 +238,60 @@ def _point(probe: Probe, alone_s: float, together_s: float) -> OpPoint:
     )
 
 
-def _calls(probe: Probe, bench: Bench, budget_s: float) -> int:
-    """How many calls fill the budget, by two trial calls; 3 at least."""
-    trial_s = probe.start(bench, 2).result()[-1]
-    return int(min(MOST_CALLS, max(3, budget_s / max(trial_s, 1e-9))))
+def _calls(budget_s: float, trial_s: float) -> int:
+    """How many calls fill the budget; 3 at least."""
+    return int(min(MOST_CALLS, max(3, budget_s / trial_s)))
 
 
-def _exchange_points(benches: list[Bench], quick: bool, flag_s: float) -> list[list[OpPoint]]:
-    """Pushes, and pulls of as many slices as there are devices (own included) and of one more; the flag's way apart."""
-    points: list[list[OpPoint]] = [[] for _ in benches]
-    for values in QUICK_SIZES if quick else SIZES:
-        exchange = Exchange(benches, values)
-        for extra in (0, 1):
-            together = exchange.together(extra)
-            for d, mine in enumerate(points):
-                alone = exchange.alone(d, extra)
-                if extra == 0:
-                    mine.append(OpPoint("push", 1, values, values, alone[0], together[d][0]))
-                pull_s = max(together[d][1] - flag_s, alone[1])
-                mine.append(OpPoint("pull", 1, values, values, alone[1], pull_s, peers=len(benches) + extra))
-    return points
+def _gpu_figures(box: Box, quick: bool, note: Note) -> GpuFigures:
+    from .gpu_measure import gpu_figures
+
+    return gpu_figures(box.benches, box.of(box.gpus), quick, note)
+
+
+def _flag_s(box: Box, gpu: GpuFigures | None) -> float:
+    """The slowest of a flag's way between two CPUs, two GPUs, a GPU and a CPU; 0 for one device."""
+    from_gpus = gpu.flag_s if gpu else 0.0
+    if len(box.cpus) < 2:
+        return from_gpus
+    from .exchange import rendezvous_s
+
+    return max(from_gpus, rendezvous_s(box.of(box.cpus)))
+
+
+def _exchange_points(box: Box, quick: bool, flag_s: float, gpu: GpuFigures | None) -> dict[int, list[OpPoint]]:
+    """By device. CPUs beside GPUs speak the GPUs' words."""
+    if gpu:
+        return dict(enumerate(gpu.points))
+    from .cpu_measure import exchange_points
+
+    return dict(enumerate(exchange_points(box.benches, quick, flag_s)))
 
 
 class Rates(NamedTuple):
-    """Of one device: bytes/s read alone and with all active, operations/s of a large float32 product."""
+    """Of one device: bytes/s read alone and with all active, operations/s of a large product."""
 
     read_alone: float
     read: float
     matmul: float
 
 
-def _rates(benches: list[Bench]) -> list[Rates]:
-    """Reading the whole pool; a product of 256 rows with a 1024 x 1024 matrix."""
-    x, weight = torch.ones(256, 1024), torch.ones(1024, 1024)
-    read_bytes, flops = 4.0 * benches[0].pool.numel(), 2.0 * 256 * 1024 * 1024
-    read_s = _times_s(benches, lambda bench: bench.pool.sum())
+def _rates(benches: Sequence[Bench]) -> list[Rates]:
+    """These are what others are measured against, so the least time counts."""
+    with together(benches):
+        futures = [bench.start_read(8) for bench in benches]
+    read_s = [min(future.result()) for future in futures]
     return [
         Rates(
-            read_bytes / _times_s([bench], lambda bench: bench.pool.sum())[0],
-            read_bytes / read_s[d],
-            flops / _times_s([bench], lambda bench: x @ weight)[0],
+            bench.read_bytes / min(bench.start_read(8).result()),
+            bench.read_bytes / seconds,
+            bench.matmul_flops / min(bench.start_matmul(8).result()),
         )
-        for d, bench in enumerate(benches)
+        for bench, seconds in zip(benches, read_s, strict=True)
     ]
 
 
-def _times_s(benches: list[Bench], call: Callable[[Bench], object]) -> list[float]:
-    """Least seconds of `call` made on all `benches` at once: these rates are what others are measured against."""
-    with together(benches):
-        futures = [start_calls(bench, partial(call, bench), 8) for bench in benches]
-    return [min(future.result()) for future in futures]
-
-
-def _overhead_s(benches: list[Bench]) -> float:
+def _overhead_s(benches: Sequence[Any]) -> float:
     """Handing a job to every device and hearing back from all of them: what a pass costs beside its steps."""
     samples = []
     for _ in range(200):
@@ -186,8 +302,5 @@ def _overhead_s(benches: list[Bench]) -> float:
     return median(samples)
 
 
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "CPU"
+def _host_name() -> str:
+    return f"{cpu_model()}, {platform.system()} {platform.machine()}"

@@ -6,16 +6,16 @@ A probe knows its point in the profile and how to make fresh, cold instances of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from math import prod
 
 import torch
 
 from ..kernels import attention, linear, linear_int4, tape
+from .bench import Probe
 from .profile import Format, Op
-from .timing import POOL_FLOATS, Bench, start_calls, start_tape
+from .timing import Bench, start_calls, start_tape
 
 HEAD_DIM = 64
 CAPACITY = 2048
@@ -31,19 +31,6 @@ WIDTHS = {
     "embed": [576, 4096], "argmax": [8192, 49152],
 }  # fmt: skip
 HEADS = [(1, 3), (2, 6), (8, 32)]  # KV heads, query heads
-
-
-@dataclass(frozen=True)
-class Probe:
-    """`start(bench, calls)` runs `calls` instances and gives their seconds, the first included."""
-
-    op: Op
-    rows: int
-    in_features: int
-    out_features: int
-    start: Callable[[Bench, int], Future[list[float]]]
-    format: Format = "float32"
-    context: int = 0
 
 
 def probes(quick: bool) -> Iterator[Probe]:
@@ -87,7 +74,7 @@ def _one_row_linear(wide_in: int, wide_out: int, form: Format, dtype: torch.dtyp
     def start(bench: Bench, calls: int) -> Future[list[float]]:
         x, out = bench.cold(wide_in), bench.cold(wide_out)
         sizes = (wide_in, wide_out, linear.FORMATS[dtype])
-        distinct = min(calls, POOL_FLOATS * 4 // (wide_in * wide_out * dtype.itemsize) + 1)
+        distinct = min(calls, bench.pool.nbytes // (wide_in * wide_out * dtype.itemsize) + 1)
         weights = [_weight(bench, wide_in, wide_out, dtype) for _ in range(distinct)]
         instructions = [(tape.LINEAR, *_address(x, w), 0, *_address(out), *sizes) for w in weights]
         return _tape(bench, (instructions * (calls // distinct + 1))[:calls])

@@ -7,46 +7,54 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
-from statistics import median
 
 import numpy as np
 import torch
 
 from ..kernels import staging, tape
 from ..kernels.worker import Worker
+from .bench import LIMIT_S, open_gate
+from .host_memory import last_level_cache_bytes
 
-LIMIT_S = 20.0
-POOL_FLOATS = 24 * 2**20  # 96 MiB: three times a large last-level cache, so that weights are cold
-
-
-def open_gate() -> threading.Event:
-    """A gate for the jobs of several devices; `together` closes it while they are being started."""
-    gate = threading.Event()
-    gate.set()
-    return gate
+POOL_FLOATS = 24 * 2**20  # 96 MiB, for every CACHE_BYTES begun of last-level cache: so weights are cold
+CACHE_BYTES, MOST_POOLS = 32 * 2**20, 12
 
 
 class Bench:
-    """One device under test: its threads, a pool of memory to take cold operands from, its tape state.
+    """One CPU device under test: its threads, a pool of memory to take cold operands from, its tape state.
 
     Jobs wait for `gate` before they begin, so that those of several devices begin together.
     """
 
     def __init__(self, worker: Worker, gate: threading.Event | None = None) -> None:
         self.worker, self.gate = worker, gate or open_gate()
-        self.pool = worker.submit(lambda: torch.full((POOL_FLOATS,), 0.01)).result()
+        pools = min(MOST_POOLS, max(1, -(-last_level_cache_bytes(worker.cores) // CACHE_BYTES)))
+        self.pool = worker.submit(lambda: torch.full((pools * POOL_FLOATS,), 0.01)).result()
         self.words = np.zeros(3, dtype=np.int64)
         self._at = 0
+        self.read_bytes, self.matmul_flops = 4.0 * self.pool.numel(), 2.0 * 256 * 1024 * 1024
+        self._x, self._weight = torch.ones(256, 1024), torch.ones(1024, 1024)
+
+    @property
+    def name(self) -> str:
+        return self.worker.name
+
+    def start_read(self, calls: int) -> Future[list[float]]:
+        """Reading the whole pool."""
+        return start_calls(self, self.pool.sum, calls)
+
+    def start_matmul(self, calls: int) -> Future[list[float]]:
+        """256 rows with a 1024 x 1024 matrix, float32."""
+        return start_calls(self, lambda: self._x @ self._weight, calls)
 
     def cold(self, *shape: int) -> torch.Tensor:
         """The next float32 operand of the pool; the pool is walked round, so nothing recent comes back."""
         count = int(np.prod(shape))
-        if count > POOL_FLOATS:
+        if count > len(self.pool):
             raise ValueError(f"operand {shape} is larger than the pool")
-        if self._at + count > POOL_FLOATS:
+        if self._at + count > len(self.pool):
             self._at = 0
         taken = self.pool[self._at : self._at + count]
         self._at += -(-count // 16) * 16
@@ -90,19 +98,3 @@ def start_calls(bench: Bench, call: Callable[[], object], count: int) -> Future[
         return seconds
 
     return bench.worker.submit(run)
-
-
-@contextmanager
-def together(benches: Sequence[Bench]) -> Iterator[None]:
-    """Jobs started inside begin when it ends."""
-    gate = benches[0].gate
-    gate.clear()
-    try:
-        yield
-    finally:
-        gate.set()
-
-
-def typical_s(samples: list[float]) -> float:
-    """Median without the first sample, which pays for cold code."""
-    return median(samples[1:] or samples)

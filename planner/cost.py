@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from math import exp, inf, log
 
-from ..hwprofiles.profile import DeviceProfile, HardwareProfile, OpPoint
+from ..hwprofiles.profile import DeviceProfile, Format, HardwareProfile, OpPoint
 from .plan import DTYPE_BYTES, CacheDtype, Dtype
 from .steps import Kind, Step, moved_bytes
 from .weight_formats import DEFAULT_GROUP, grouped_bytes, is_quantised, vocabulary_dtype
@@ -36,9 +36,11 @@ class CostModel:
     ) -> None:
         self.profile, self.dtype, self.group_size = profile, dtype, group_size
         self.cache_dtype = cache_dtype
+        kinds = [device.kind for device in profile.devices]
+        self._forced = [kinds.index("cpu")] if kinds.count("cuda") == 1 and "cpu" in kinds else []
         self._seconds: dict[tuple[object, ...], float] = {}
         self._levels: dict[tuple[int, Kind, bool, Dtype], dict[int, _Level]] = {}
-        self._lines: dict[tuple[int, Kind, bool], dict[int, _Line]] = {}
+        self._lines: dict[tuple[object, ...], dict[int, _Line]] = {}
 
     def step_s(self, step: Step) -> float:
         """Seconds of one step; a pull includes one flag's way.
@@ -60,6 +62,7 @@ class CostModel:
             step.extra_bytes,
             self._rivals(step),
             moved_bytes(step) if step.movers else 0,
+            self._wire(step),
         )
         found = self._seconds.get(key)
         if found is None:
@@ -147,7 +150,7 @@ class CostModel:
         if self.profile.devices[step.device].link is not None and step.device in step.peers:
             peers = max(peers - 1, 1)
             each = moved_bytes(step) / (4 * step.rows * peers)
-        measured = sorted({p.peers for p in self._points(self.profile.devices[step.device], Kind.PULL)})
+        measured = sorted({p.peers for p in self._moves(step)})
         below, above = _neighbours(measured, peers)
         low = _surface(self._small(step, below), 1, step.rows * each)
         if below == above:
@@ -157,12 +160,11 @@ class CostModel:
 
     def _small(self, step: Step, peers: int = -1) -> dict[int, _Line]:
         """By rows, the sorted (width, seconds) of a streaming step; pushes and pulls count their values as one row."""
-        key = (step.device, step.kind, step.contended)
-        if peers > 0:
-            key = (step.device, f"{step.kind}{peers}", step.contended)  # type: ignore[assignment]
+        key = (step.device, step.kind, peers, step.contended, self._wire(step))
         if key not in self._lines:
             lines: dict[int, dict[float, float]] = {}
-            for p in self._points(self.profile.devices[step.device], step.kind):
+            moves = step.kind in (Kind.PUSH, Kind.PULL)
+            for p in self._moves(step) if moves else self._points(self.profile.devices[step.device], step.kind):
                 if peers > 0 and p.peers != peers:
                     continue
                 rows, width = (1, p.rows * p.in_features) if peers >= 0 else (p.rows, _width(p))
@@ -170,12 +172,30 @@ class CostModel:
             self._lines[key] = {rows: sorted(line.items()) for rows, line in lines.items()}
         return self._lines[key]
 
+    def _wire(self, step: Step) -> Format | None:
+        """The format in which a push or pull moves values: GPUs round to 16 bits what is no residual stream, nobody
+        rounds what a CPU takes part in. A step that does not say who else takes part gets the shortest that there is;
+        but a single GPU exchanges with CPUs only.
+        """
+        if step.kind not in (Kind.PUSH, Kind.PULL):
+            return None
+        devices = self.profile.devices
+        known = (step.device, *step.movers, *(step.peers if step.movers else self._forced))
+        cpus = any(devices[d].kind == "cpu" for d in known)
+        return "float32" if step.exact or cpus or self.dtype == "float32" else "bfloat16"
+
+    def _moves(self, step: Step) -> list[OpPoint]:
+        """Pushes or pulls of the step's device in its format, or in the one that was measured."""
+        points = self._points(self.profile.devices[step.device], step.kind)
+        return [p for p in points if p.format == self._wire(step)] or points
+
     def _points(self, device: DeviceProfile, kind: Kind, dtype: Dtype | None = None) -> list[OpPoint]:
-        """Attention over a cache in another format than was measured is priced by that of float32."""
+        """Attention over a cache in another format than was measured is priced by that of float32, or what there is."""
         wanted = dtype if kind is Kind.LINEAR else None
         points = [p for p in device.ops if p.op == kind and wanted in (None, p.format)]
         if kind is Kind.ATTENTION:
-            points = [p for p in points if p.format == self.cache_dtype] or [p for p in points if p.format == "float32"]
+            of = {form: [p for p in points if p.format == form] for form in (self.cache_dtype, "float32")}
+            points = of[self.cache_dtype] or of["float32"] or points
         if not points:
             form = f" in {wanted}" if wanted else ""
             raise ValueError(f"the profile has no {kind} figures{form} for {device.name}: run `tpplan profile` again")

@@ -31,10 +31,11 @@ class StepBuilder:
     layer: int = -1
     block: Block = "embed"
     contended: bool = False
+    exact: bool = False
     steps: list[Step] = field(default_factory=list)
 
     def enter(self, layer: int, block: Block, devices: tuple[int, ...]) -> None:
-        self.layer, self.block, self.contended = layer, block, len(devices) > 1
+        self.layer, self.block, self.contended, self.exact = layer, block, len(devices) > 1, False
 
     def add(self, device: int, kind: Kind, role: str, wide_in: int, wide_out: int, **more: object) -> None:
         where = self.block if self.layer < 0 else f"layer{self.layer}.{self.block}"
@@ -82,7 +83,7 @@ class StepBuilder:
         producers = tuple(sorted(widths))
         movers = tuple(p for p in producers if consumers != (p,))
         for p in movers:
-            more = {"collective": self.collectives, "peers": consumers, "movers": movers}
+            more = {"collective": self.collectives, "peers": consumers, "movers": movers, "exact": self._exact(role)}
             self.add(p, Kind.PUSH, f"push_{role}", widths[p], widths[p], **more)
 
     def _pull(
@@ -97,7 +98,10 @@ class StepBuilder:
     ) -> None:
         movers = tuple(c for c in consumers if producers != (c,))
         more |= {"collective": self.collectives, "peers": producers, "widths": widths, "movers": movers}
-        self.add(device, Kind.PULL, f"pull_{role}", total, total, **more)
+        self.add(device, Kind.PULL, f"pull_{role}", total, total, exact=self._exact(role), **more)
+
+    def _exact(self, role: str) -> bool:
+        return self.exact and role != "inputs"
 
 
 def embedding_steps(b: StepBuilder, spans: tuple[Range, ...], consumers: tuple[int, ...]) -> None:
@@ -149,6 +153,7 @@ def block_steps(b: StepBuilder, layer: int, block: Block, plan: BlockPlan, consu
     holders, hidden, rule = members(plan.units), b.model.hidden, OUTPUT_PROJECTION[plan.strategy]
     inputs, role = (attention_inputs, "o_proj") if block == "attention" else (mlp_inputs, "down_proj")
     b.enter(layer, block, holders)
+    b.exact = not set(consumers) <= set(holders)
     widths = {d: inputs(b, d, plan.units[d]) for d in holders}
     if not rule.gathers_input:
         for d in holders:

@@ -103,7 +103,7 @@ def _jobs(steps: Sequence[Step], cost: CostModel) -> list[Job]:
     known: dict[tuple[object, ...], Job] = {}
     jobs = []
     for s in steps:
-        key = (s.device, s.kind, s.rows, s.in_features, s.peers, s.widths, s.combine, s.contended)
+        key = (s.device, s.kind, s.rows, s.in_features, s.peers, s.widths, s.combine, s.contended, s.exact)
         job = known.get(key) if s.movers else _job(s, cost)
         if job is None:
             job = known[key] = _job(s, cost)

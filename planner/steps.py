@@ -40,6 +40,7 @@ class Step:
     `widths`: for a pull, the values a row that it reads from each producer, in the order of `peers`.
     `movers`: for a push, all producers, for a pull, all consumers: who uses the links in that direction meanwhile.
     `extra_bytes`: read by a matrix product beside its weights (the whole scale table under act-order).
+    `exact`: what a push or pull moves holds the residual stream, since a consumer lacks it; never rounded to 16 bits.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Step:
     combine: Literal["", "sum", "concat"] = ""
     movers: tuple[int, ...] = ()
     extra_bytes: int = 0
+    exact: bool = False
     contended: bool = False
 
 

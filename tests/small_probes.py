@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tpplan.hwprofiles import measure, probes, timing
+from tpplan.hwprofiles import cpu_measure, measure, probes, timing
 
 SIZES = [64, 577]  # values exchanged
 
@@ -15,7 +15,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BUDGET_S", "QUICK_BUDGET_S"):
         monkeypatch.setattr(measure, name, 0.002)
     for name in ("SIZES", "QUICK_SIZES"):
-        monkeypatch.setattr(measure, name, SIZES)
+        monkeypatch.setattr(cpu_measure, name, SIZES)
     for name in ("SHAPES", "QUICK_SHAPES", "BATCH_SHAPES", "QUICK_BATCH_SHAPES"):
         monkeypatch.setattr(probes, name, [(64, 32)])
     monkeypatch.setattr(probes, "CAPACITY", 512)

@@ -11,6 +11,7 @@ Parts are added in producer order in float32 from what was rounded to the wire t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
@@ -24,7 +25,7 @@ from .waiting import signal, wait_flags_asm
 RING = 2
 CHUNK = 16384  # values
 TILE = 4096  # values that a program has in flight of each producer
-PUSHERS, PULLERS, WARPS = 16, 32, 8
+PUSHERS, PULLERS, WARPS = 8, 32, 8
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class Bulk:
     pushers: int = PUSHERS
     pullers: int = PULLERS
     readers: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # ring -> number, consumers
+    compiled: dict[object, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.done = torch.zeros(1, dtype=torch.int32, device=f"cuda:{self.rank.gpu}")
@@ -198,23 +200,52 @@ class Bulk:
         own = devices.index(r.device) if r.device in devices else -1
         pulls, ring = r.device in consumers, number % RING
         pushes = own >= 0 and consumers != (r.device,)
-        peers = tuple(d for d in devices if d != r.device)
-        wait = wait_flags_asm(peers)[0] if pulls and peers else None
         before, readers = self.readers.get(ring, (0, ())) if pushes else (0, ())
-        held = wait_flags_asm(readers, reached=True)[0] if readers else None
         if pushes:
             self.readers[ring] = (number, tuple(c for c in consumers if c != r.device))
         begin, end = span or (0, sum(wide) if combine == "concat" else wide[0])
-        bulk_kernel[(self.pushers + (self.pullers if pulls else 0),)](
-            part, row_stride(part), carry, row_stride(carry), out, row_stride(out), residual, row_stride(residual),
+        tensors = part, carry, out, residual
+        arguments = (
+            *(x for tensor in tensors for x in (tensor, row_stride(tensor))),
             self.done,
             r.at(s.data + ring * s.slot_bytes), r.at(s.flags + ring * s.flag_bytes), RING * s.slot_bytes,
             RING * s.flag_bytes, r.at(s.pulled), before, number, rows, chunk_rows(sum(wide) // len(wide)), begin, end,
-            r.abort, r.trouble, r.limit_ms, READERS_WAIT=held, WAIT=wait, CONSTRAINTS=wait_flags_asm((0,))[1],
-            DEVICES=devices, WIDTHS=wide, DEVICE=r.device, OWN=own, CONCAT=combine == "concat", PUSHES=pushes,
-            PULLS=pulls, PUSHERS=self.pushers, PULLERS=self.pullers, WIRE=TL_TYPES[wire],
-            TILE=self.tile, LINE=LINE_BYTES, num_warps=WARPS,
+            r.abort, r.trouble, r.limit_ms,
         )  # fmt: skip
+        constants = (readers, devices, wide, own, combine, pushes, pulls, wire)
+        key = (*constants, begin, end, *map(_specialised, tensors))
+        grid = (self.pushers + (self.pullers if pulls else 0), 1, 1)
+        if key in self.compiled:
+            compiled, rest = self.compiled[key]
+            compiled[grid](*arguments, *rest)
+        else:
+            rest = self._constants(*constants)
+            self.compiled[key] = bulk_kernel[grid](*arguments, *rest, num_warps=WARPS), rest
+
+    def _constants(
+        self,
+        readers: tuple[int, ...],
+        devices: tuple[int, ...],
+        wide: tuple[int, ...],
+        own: int,
+        combine: str,
+        pushes: bool,
+        pulls: bool,
+        wire: torch.dtype,
+    ) -> tuple[object, ...]:
+        """The kernel's constants, in its order."""
+        peers = tuple(d for d in devices if d != self.rank.device)
+        held = wait_flags_asm(readers, reached=True)[0] if readers else None
+        wait = wait_flags_asm(peers)[0] if pulls and peers else None
+        return (
+            held, wait, wait_flags_asm((0,))[1], devices, wide, self.rank.device, own, combine == "concat", pushes,
+            pulls, self.pushers, self.pullers, TL_TYPES[wire], self.tile, LINE_BYTES,
+        )  # fmt: skip
+
+
+def _specialised(tensor: torch.Tensor | None) -> tuple[object, ...]:
+    """What Triton compiles for, of a tensor: looking it up here takes a tenth of what Triton's own look-up does."""
+    return () if tensor is None else (tensor.dtype, tensor.data_ptr() % 16, tensor.stride(0))
 
 
 def chunk_rows(width: int) -> int:

@@ -1,9 +1,8 @@
 """The inline PTX of the collectives: stores that others see at once, and bounded waits for what others store.
 
 A word is 8 bytes (4 of payload, then an epoch), a cell 16 (12 of payload, then an epoch); either is written by one
-store and read by one load. Every thread waits for its own cells, with all its loads in flight, and repeats no load of
-what has come. While cells are missing, one thread of a warp asks for its own in the name of all: over a bus that ranks
-share, the polls of all threads would fill it.
+store and read by one load. Every thread waits for its own cells and leaves at once when they are there: no barrier, all
+its loads in flight, and no load repeated for what has come.
 A wait that fails gives 0 for what it waited for: it ends by `abort`, or by the deadline, which sets abort itself
 after writing what was missing into the trouble word: epoch << 32 | 1 << 31 | site << 8 | producer.
 """
@@ -17,7 +16,6 @@ import triton
 import triton.language as tl
 
 POLLS_BETWEEN_CHECKS = 64  # a poll is a round trip over the bus, about a microsecond
-WATCH = 1
 
 PUSH_ASM = tl.constexpr("""{
 .reg .pred skip;
@@ -108,44 +106,31 @@ def wait_flags_asm(producers: Sequence[int], reached: bool = False) -> tuple[str
 
 
 @cache
-def wait_cells_asm(producers: Sequence[int], watch: int = WATCH) -> tuple[str, str]:
+def wait_cells_asm(producers: Sequence[int]) -> tuple[str, str]:
     """PTX and constraints of one thread's wait for the same cell of each of `producers` (places among all producers).
 
     Inputs: address of the cell of producer 0, bytes to the next producer's, epoch, 0 to skip, abort address, trouble
     address, call-site << 8 (| producer, where `producers` is (0,) for any one), limit in ms. Outputs: three payloads
-    for each of `producers`. All threads of a warp take part.
+    for each of `producers`.
     """
     n = len(producers)
     base, stride, epoch, need, abort, trouble, site, limit = (f"${3 * n + i}" for i in range(8))
-    lines = ["{", *_REGISTERS, ".reg .pred leads;", ".reg .b32 lane, who;", ".reg .b64 low, high;"]
+    lines = ["{", *_REGISTERS, ".reg .b64 low, high;"]
     for k, producer in enumerate(producers):
         lines += [f".reg .b64 at{k};", f".reg .b128 cell{k};", f".reg .pred missing{k};"]
         lines += [f"mad.lo.s64 at{k}, {stride}, {producer}, {base};", f"setp.ne.s32 missing{k}, {need}, 0;"]
         lines += [f"mov.b32 ${3 * k + i}, 0;" for i in range(3)]
-    lines += ["mov.u32 lane, %laneid;", f"setp.ne.s32 waiting, {need}, 0;"] + (["bra.uni ASK;"] if watch == 2 else [])
-    lines += ["AGAIN:", *_poll_cells(n, epoch, "ALL"), "ASK:"]
-    lines += ["vote.sync.any.pred again, waiting, 0xffffffff;", "@!again bra.uni DONE;"]
-    if watch:
-        lines += ["vote.sync.ballot.b32 who, waiting, 0xffffffff;", "brev.b32 who, who;", "clz.b32 who, who;"]
-        lines += ["setp.eq.u32 leads, who, lane;", "@!leads bra TOLD;"]
-    else:
-        lines += ["@!waiting bra TOLD;"]
-    lines += ["ONCE:", *_poll_cells(n, epoch, "ONE"), "@!waiting bra TOLD;"]
-    lines += _bounds(site, epoch, abort, trouble, limit, producers, "ONCE")
-    lines += ["TOLD:", "bar.warp.sync 0xffffffff;", "vote.sync.any.pred again, failed, 0xffffffff;"]
-    lines += ["@!again bra.uni AGAIN;", *(f"mov.b32 ${i}, 0;" for i in range(3 * n)), "DONE:", "}"]
-    return "\n".join(lines), ",".join(["=&r"] * 3 * n + ["l", "l", "r", "r", "l", "l", "r", "r"])
-
-
-def _poll_cells(count: int, epoch: str, name: str) -> list[str]:
-    """All that are missing, asked for together."""
-    lines = [f"@missing{k} ld.relaxed.sys.global.b128 cell{k}, [at{k}];" for k in range(count)]
-    for k in range(count):
+    lines += [f"setp.eq.s32 again, {need}, 0;", "@again bra DONE;", "AGAIN:"]
+    lines += [f"@missing{k} ld.relaxed.sys.global.b128 cell{k}, [at{k}];" for k in range(n)]
+    for k in range(n):
         first, second, third = (f"${3 * k + i}" for i in range(3))
-        lines += [f"@!missing{k} bra HAVE{k}_{name};", f"mov.b128 {{low, high}}, cell{k};"]
+        lines += [f"@!missing{k} bra HAVE{k};", f"mov.b128 {{low, high}}, cell{k};"]
         lines += [f"mov.b64 {{{first}, {second}}}, low;", f"mov.b64 {{{third}, flag}}, high;"]
-        lines += [f"setp.ne.b32 missing{k}, flag, {epoch};", f"HAVE{k}_{name}:"]
-    return lines + _any_missing(count)
+        lines += [f"setp.ne.b32 missing{k}, flag, {epoch};", f"HAVE{k}:"]
+    lines += [*_any_missing(n), "@!waiting bra DONE;"]
+    lines += _bounds(site, epoch, abort, trouble, limit, producers, "AGAIN")
+    lines += ["TOLD:", *(f"mov.b32 ${i}, 0;" for i in range(3 * n)), "DONE:", "}"]
+    return "\n".join(lines), ",".join(["=&r"] * 3 * n + ["l", "l", "r", "r", "l", "l", "r", "r"])
 
 
 @triton.jit

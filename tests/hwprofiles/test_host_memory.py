@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tpplan.hwprofiles import host_memory
-from tpplan.hwprofiles.host_memory import available_bytes
+from tpplan.hwprofiles.host_memory import available_bytes, last_level_cache_bytes
 
 GIB = 2**30
 
@@ -56,3 +56,17 @@ def test_an_unlimited_or_odd_group(group: Path, file: str, text: str) -> None:
     """A group without limit, or with files that are not understood, does not limit."""
     (group / file).write_text(text)
     assert available_bytes() > machine_bytes()[0] / 2
+
+
+def test_last_level_caches_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two pairs of cores with a cache of 32 MiB each; a core of which nothing is known, or no number, adds none."""
+    monkeypatch.setattr(host_memory, "_CPUS", str(tmp_path))
+    for core in range(5):
+        for level, size, cores in ((0, "48K", str(core)), (3, "32768K" if core < 4 else "much", f"{core // 2 * 2}")):
+            folder = tmp_path / f"cpu{core}" / "cache" / f"index{level}"
+            folder.mkdir(parents=True)
+            (folder / "size").write_text(f"{size}\n")
+            (folder / "shared_cpu_list").write_text(cores)
+    assert last_level_cache_bytes([0]) == 32 * 2**20
+    assert last_level_cache_bytes(range(9)) == 64 * 2**20
+    assert last_level_cache_bytes([7]) == 0

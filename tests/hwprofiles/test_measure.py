@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from small_probes import SIZES, shrink
 
-from tpplan.hwprofiles import measure as measuring
+from tpplan.hwprofiles import exchange
 from tpplan.hwprofiles.device_names import available_cores
 from tpplan.hwprofiles.measure import measure
 from tpplan.hwprofiles.profile import SCHEMA_VERSION, DeviceProfile, HardwareProfile, Host, OpPoint
@@ -124,7 +124,8 @@ def test_the_fingerprint_covers_every_figure() -> None:
     ("specs", "message"),
     [
         (["gpu"], "device 'gpu' is not understood; name CPU devices cpu, cpu:0 or cpu:0-3, GPUs cuda:0"),
-        (["cuda:0"], "device 'cuda:0' is not understood"),
+        (["cuda:0/0"], "device 'cuda:0/0' is empty"),
+        (["cuda:0/8", "cuda:0"], "devices cuda:0/8 and cuda:0 overlap"),
         ([f"cpu:{ABSENT}"], f"device 'cpu:{ABSENT}' is not on this machine: it offers cores"),
         ([PAIR[0], f"cpu:{ABSENT}"], "is not on this machine"),
         ([PAIR[0], PAIR[0]], "a device is named twice; name each once"),
@@ -148,7 +149,7 @@ def test_no_thread_stays_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> float:
         raise ValueError("two devices could not exchange flags through host memory")
 
-    monkeypatch.setattr(measuring, "rendezvous_s", broken)
+    monkeypatch.setattr(exchange, "rendezvous_s", broken)
     with pytest.raises(ValueError, match="could not exchange flags"):
         told(PAIR)
     assert threading.active_count() == before

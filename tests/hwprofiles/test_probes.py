@@ -11,8 +11,9 @@ import torch
 from small_probes import shrink
 
 from tpplan.hwprofiles import timing
+from tpplan.hwprofiles.bench import Probe, typical_s
 from tpplan.hwprofiles.device_names import available_cores
-from tpplan.hwprofiles.probes import Probe, probes
+from tpplan.hwprofiles.probes import probes
 from tpplan.hwprofiles.profile import Format, Op
 from tpplan.hwprofiles.timing import Bench
 from tpplan.kernels.worker import Worker
@@ -94,19 +95,19 @@ def test_no_probe_twice(quick: bool) -> None:
 
 def test_cold_operands_do_not_come_back(bench: Bench) -> None:
     """The pool is walked round: operands do not overlap until all of it was used, and never reach past its end."""
-    first = [bench.cold(3, 1000) for _ in range(timing.POOL_FLOATS // 3008)]
+    first = [bench.cold(3, 1000) for _ in range(len(bench.pool) // 3008)]
     spans = [(t.data_ptr(), t.data_ptr() + 4 * t.numel()) for t in first]
     assert all(a[1] <= b[0] for a, b in pairwise(spans))
-    assert spans[-1][1] <= bench.pool.data_ptr() + 4 * timing.POOL_FLOATS
+    assert spans[-1][1] <= bench.pool.data_ptr() + bench.pool.nbytes
     assert bench.cold(3, 1000).data_ptr() == spans[0][0]
     with pytest.raises(ValueError, match="larger than the pool"):
-        bench.cold(timing.POOL_FLOATS + 1)
+        bench.cold(len(bench.pool) + 1)
 
 
 def test_typical_time() -> None:
     """The typical time is the median of all samples but the first, or the only one there is."""
-    assert timing.typical_s([9.0, 1.0, 2.0, 7.0]) == 2.0
-    assert timing.typical_s([9.0]) == 9.0
+    assert typical_s([9.0, 1.0, 2.0, 7.0]) == 2.0
+    assert typical_s([9.0]) == 9.0
 
 
 def test_calls_are_timed_one_by_one(bench: Bench) -> None:

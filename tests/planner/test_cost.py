@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from linked import with_links
 from profiles import make_profile
 
-from tpplan.hwprofiles.profile import OpPoint
+from tpplan.hwprofiles.profile import DeviceProfile, OpPoint
 from tpplan.planner.cost import CostModel
 from tpplan.planner.price import prefill_chunks
 from tpplan.planner.steps import Kind, Step
@@ -98,6 +98,34 @@ def test_attention_is_priced_by_its_caches_format() -> None:
     assert CostModel(measured, "float32").step_s(attend) == in_float32
     assert by_bytes < in_float32
     assert CostModel(measured, "float32", "bfloat16").step_s(attend) == pytest.approx(3 * in_float32, rel=0.02)
+    only = msgspec.structs.replace(device, ops=tuple(slower))
+    of_one = msgspec.structs.replace(profile, devices=(only, *profile.devices[1:]))
+    assert CostModel(of_one, "float32").step_s(attend) > CostModel(of_one, "float32", "bfloat16").step_s(attend)
+
+
+def test_exchanges_are_priced_in_the_format_that_they_travel_in() -> None:
+    """GPUs measured in both formats: 16 bits unless weights are float32, a consumer lacks the residual, or a CPU takes
+    part. Where one format was measured, it counts for all.
+    """
+    profile = make_profile([1.0, 1.0, 1.0], kind="cuda")
+
+    def shorter(device: DeviceProfile) -> DeviceProfile:
+        moves = [p for p in device.ops if p.op in ("push", "pull")]
+        short = [msgspec.structs.replace(p, format="bfloat16", alone_s=p.alone_s / 4) for p in moves]
+        return msgspec.structs.replace(device, ops=(*device.ops, *short))
+
+    mixed = (*map(shorter, profile.devices[:2]), msgspec.structs.replace(profile.devices[2], kind="cpu"))
+    both = msgspec.structs.replace(profile, devices=mixed, rendezvous_s=0.0)
+    for kind, others in ((Kind.PUSH, (0, 1)), (Kind.PULL, (0, 1))):
+        among = {"peers": others, "movers": others, "widths": (4096, 4096), "combine": "sum"}
+        with_cpu = among | {"movers": (0, 2)}
+        short_s = CostModel(both, "bfloat16").step_s(step(kind, 1, 4096, 4096, **among))
+        long_s = CostModel(both, "float32").step_s(step(kind, 1, 4096, 4096, **among))
+        assert long_s == pytest.approx(4 * short_s)
+        for exact in (among | {"exact": True}, with_cpu):
+            assert CostModel(both, "bfloat16").step_s(step(kind, 1, 4096, 4096, **exact)) == long_s
+        only = step(kind, 1, 4096, 4096, 2, **among)
+        assert CostModel(both, "bfloat16").step_s(only) == CostModel(both, "float32").step_s(only)
 
 
 def test_a_shared_path_lengthens_the_bytes_not_the_latency() -> None:

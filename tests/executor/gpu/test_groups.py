@@ -91,6 +91,16 @@ def test_residuals_are_local_where_all_consumers_hold_them() -> None:
     assert not exact[0, "mlp"]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_exact_is_priced_as_exact(seed: int) -> None:
+    """The layer graph, which is priced, and the executor agree on every push and pull whose values are not rounded."""
+    split = random_split(model(3), 3, seed)
+    residuals = Residuals.of(split)
+    for step in pass_steps(model(3), split, 1, 1):
+        if step.kind in (Kind.PUSH, Kind.PULL):
+            assert step.exact == residuals.exact(step), step.name
+
+
 @pytest.mark.parametrize(
     ("rows", "position", "capacity"),
     [(1, 0, 8), (7, 0, 7), (7, 1, 8), (256, 0, 256), (200, 60, 300), (3, 253, 256), (255, 1, 256)],
