@@ -16,12 +16,14 @@ from .mixtures import Mixer
 from .neighbours import Neighbourhood
 from .plan import Split
 from .price import Pricer
+from .proof import Proof
 from .request import Request
-from .search import CLOSE_ENOUGH, Found, fastest_split
+from .search import CLOSE_ENOUGH, Found
 from .stage_costs import StageCosts
 
 FOUND_BY_SOLVER = "the split is the solver's, its shares polished by exact prices"
 FOUND_BY_DESCENT = "the split was found by exact descent, and the solver found none that is faster by more than 0.1 %"
+FOUND_BY_SETS = "the split was found by exact descent from shares that linear programs found for the best device sets"
 FOUND_BY_MIXING = "layers are cut in several ways, since memory is short: no single way found is as fast"
 
 
@@ -52,15 +54,19 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
     starts = [split for split in dict.fromkeys(chain(ready, balanced)) if descent.near.allows(split)]
     starts = starts or [_any_split(pricer, request, caps)]
 
+    proof = Proof(pricer, request, caps, solver_deadline)
     starts = list(map(descent.summed, starts))
+    by_sets = proof.splits(descent.fastest(starts))
+    starts += [descent.summed(split) for split in by_sets if descent.near.allows(split)]
     alike = [split for split in starts if not is_mixed(pricer, split)] or [_any_split(pricer, request, caps)]
     first, *others = sorted(alike, key=descent.price_s)[:DESCENTS]
     near = descent.polished(first)
     for split in others:
         if descent.price_s(split) < WORTH_A_DESCENT * descent.price_s(first) and not descent.over:
             near = descent.fastest((near, descent.polished(split)))
-    found = fastest_split(pricer, request, caps, near, solver_deadline)
-    options = [(FOUND_BY_DESCENT, near)]
+    near = descent.finished(near)
+    found = proof.found(near)
+    options = [(FOUND_BY_DESCENT if not found.sets else FOUND_BY_SETS, near)]
     if found.split is not None and descent.near.allows(found.split):
         options.append((FOUND_BY_SOLVER, descent.polished(found.split)))
     source, best = min(options, key=lambda option: descent.price_s(option[1]))
@@ -74,9 +80,9 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
         worth_it_s = descent.price_s(best) * (1 - NEAR_ENOUGH)
         if close and descent.price_s(other := descent.polished(split)) < worth_it_s:
             source, best = FOUND_BY_MIXING, other
-    best = descent.simplest(descent.finished(best), balancer)
+    best = descent.simplest(best if best == near else descent.finished(best), balancer)
     if is_mixed(pricer, best):
-        found = fastest_split(pricer, request, caps, near, deadline, limited=False)
+        found = proof.found_unlimited(near)
     return Choice(best, source, found, is_mixed(pricer, best))
 
 

@@ -85,10 +85,17 @@ def _space(choice: Choice, request: Request) -> str:
     memory = "memory taken for unlimited, " if choice.mixed else ""
     return (
         f"{_by_hand_words(request, 'the proof covers the rest: ')}every device set, share, way of summing, and row or "
-        f"column strategy of every block, {memory}layers of equal window cut alike; "
-        f"costs fitted within {100 * found.error:.2f} %; plans within {100 * NEAR_ENOUGH:g} % count as equal, "
-        "then fewer devices and exchanges win"
+        f"column strategy of every block, {memory}layers of equal window cut alike; {_how(choice)}; "
+        f"plans within {100 * NEAR_ENOUGH:g} % count as equal, then fewer devices and exchanges win"
     )
+
+
+def _how(choice: Choice) -> str:
+    """What found the bound."""
+    found = choice.found
+    if found.sets:
+        return f"the bound is the least over {found.sets} device sets for each block, by linear programs"
+    return f"the bound is CP-SAT's, of costs fitted within {100 * found.error:.2f} %"
 
 
 def _source(choice: Choice, request: Request) -> str:

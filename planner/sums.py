@@ -29,7 +29,7 @@ class SumWays:
     _shares: dict[tuple[int, ...], Sums] = field(default_factory=dict)
     _columns: dict[tuple[int, int], float] = field(default_factory=dict)
     _best: dict[tuple[int, ...], tuple[Sums, Sums]] = field(default_factory=dict)
-    _middles: dict[tuple[Sums, tuple[int, ...]], Costs] = field(default_factory=dict)
+    _middles: dict[tuple[Sums, tuple[int, ...], bool], Costs] = field(default_factory=dict)
 
     def ways(self, producers: tuple[int, ...]) -> Iterator[Sums]:
         """Reduce-scatter and all-gather among three or more `producers`, and a sum on each CPU device."""
@@ -38,7 +38,7 @@ class SumWays:
             yield self.in_parts(producers)
         for d, device in enumerate(devices):
             if device.kind == "cpu" and len(producers) > 1:
-                yield self._spans({d: 1.0})
+                yield self.on_one(d)
 
     def best(self, producers: tuple[int, ...]) -> tuple[Sums, Sums]:
         """The fastest way for decode and for prefill where the producers are the consumers."""
@@ -75,6 +75,10 @@ class SumWays:
             self._shares[producers] = self._spans({d: 1 / self._column_s(d, producers) for d in producers})
         return self._shares[producers]
 
+    def on_one(self, d: int) -> Sums:
+        """All hidden columns for device `d`."""
+        return self._spans({d: 1.0})
+
     def _spans(self, weights: dict[int, float]) -> Sums:
         units = Units(self.pricer.model.hidden, HIDDEN_UNIT)
         everyone = range(len(self.pricer.profile.devices))
@@ -98,18 +102,21 @@ class SumWays:
         chunk = max(self.pricer.chunks, key=lambda c: c.rows)
         return self._seconds(self._builder(chunk.rows, chunk.context, "prefill"), {d: (0, width)}, producers)
 
-    def middle_costs(self, sums: Sums, producers: tuple[int, ...]) -> Costs:
-        """The stage between parts and sums: its slowest reducer, in decode, prefill, and prefill's last chunk."""
-        key = (sums, producers)
+    def middle_costs(self, sums: Sums, producers: tuple[int, ...], pushed: bool = True) -> Costs:
+        """The stage between parts and sums: its slowest reducer, in decode, prefill, and prefill's last chunk.
+
+        `pushed`: False for what is left of it at least where one device alone consumes the sums.
+        """
+        key = (sums, producers, pushed)
         if key not in self._middles:
-            self._middles[key] = self._middle_costs(sums, producers)
+            self._middles[key] = self._middle_costs(*key)
         return self._middles[key]
 
-    def _middle_costs(self, sums: Sums, producers: tuple[int, ...]) -> Costs:
+    def _middle_costs(self, sums: Sums, producers: tuple[int, ...], pushed: bool) -> Costs:
         spans = {d: sums[d] for d in members(sums)}
         decode, prefill = (
             [
-                chunk.count * self._seconds(self._builder(chunk.rows, chunk.context, phase), spans, producers)
+                chunk.count * self._seconds(self._builder(chunk.rows, chunk.context, phase), spans, producers, pushed)
                 for chunk in self.pricer.phase_chunks(phase)
             ]
             for phase in PHASES
@@ -121,12 +128,14 @@ class SumWays:
         b.enter(0, "mlp", (0, 1))
         return b
 
-    def _seconds(self, b: StepBuilder, spans: dict[int, Range], producers: tuple[int, ...]) -> float:
+    def _seconds(
+        self, b: StepBuilder, spans: dict[int, Range], producers: tuple[int, ...], pushed: bool = True
+    ) -> float:
         everyone = range(len(self.pricer.profile.devices))
         b.reduced_exchange(producers, producers, tuple(spans.get(d, (0, 0)) for d in everyone))
         busy = dict.fromkeys(spans, 0.0)
         for step in b.steps:
-            if _of_reducer(step):
+            if _of_reducer(step) and (pushed or step.kind is Kind.PULL):
                 busy[step.device] += self.pricer.cost.step_s(step)
         return max(busy.values())
 

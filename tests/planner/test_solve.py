@@ -166,6 +166,7 @@ def test_a_crashed_solver_leaves_the_best_known_split(monkeypatch: pytest.Monkey
     """Where CP-SAT dies, the plan is the best split that needs no solver, and says that it is not proven."""
     die = "tpplan.planner.guarded_solver._search"
     monkeypatch.setattr(die, lambda *arguments: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("tpplan.planner.proof.set_search", lambda *arguments: None)
     plan = solve(tiny(), "model", make_profile([1.0, 0.5]), Request(workload=SHORT))
     best = min(b.objective_s for b in plan.baselines.values() if b.objective_s is not None)
     assert plan.status == "feasible"

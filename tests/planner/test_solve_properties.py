@@ -91,14 +91,14 @@ def synthetic(draw: st.DrawFn) -> Instance:
         ports = draw(st.lists(st.sampled_from(["", "a"]), min_size=count, max_size=count))
         profile = with_links(profile, rates, ports, {"a": 3e9}, host=draw(st.sampled_from([0.0, 2e10])))
     caps = {d.name: draw(st.integers(4, 40)) * MIB for d in profile.devices if draw(st.booleans())}
-    return Instance(model, profile, Request(draw(WORKS), dtype="float32", caps=caps, time_limit_s=3))
+    return Instance(model, profile, Request(draw(WORKS), dtype="float32", caps=caps, time_limit_s=60))
 
 
 @st.composite
 def known(draw: st.DrawFn) -> Instance:
     """Well-known models on machines from the catalogue."""
     model, profile = load_model(f"examples/{draw(st.sampled_from(MODELS))}.json"), load_hardware(draw(machines()))
-    return Instance(model, profile, Request(draw(WORKS), time_limit_s=3))
+    return Instance(model, profile, Request(draw(WORKS), time_limit_s=60))
 
 
 def machines() -> st.SearchStrategy[str]:
