@@ -42,22 +42,26 @@ class SetMemory:
         return 1 if self.costs.pricer.model.tied_embeddings else 2
 
     @property
-    def table_bytes(self) -> int:
-        """One token of a table."""
-        return self.sizes.vocabulary(1)
+    def table_bytes(self) -> float:
+        """One token of the smaller table."""
+        return min(self._matrix(role, self.costs.pricer.model.hidden) for role in ("embed", "lm_head"))
 
     def unit_bytes(self, block: Block, row: bool) -> float:
         """A unit of the first stage in all layers, its output projection with it under row."""
         m, unit = self.costs.pricer.model, self.costs.units(block).unit
         if block == "mlp":
-            return m.layers * self._matrix((2 + row) * m.hidden * unit) + 3 * self.sizes.buffer(unit)
-        weights = (1 + row + 2 / m.group) * unit * m.head_dim * m.hidden
+            each = m.hidden * unit
+            weights = self._matrix("gate_up", 2 * each) + row * self._matrix("down_proj", each)
+            return m.layers * weights + 3 * self.sizes.buffer(unit)
+        each = unit * m.head_dim * m.hidden
+        weights = self._matrix("qkv", (1 + 2 / m.group) * each) + row * self._matrix("o_proj", each)
         width = (2 + 2 / m.group) * unit * m.head_dim
-        return m.layers * (self._matrix(weights) + self.sizes.cache(1) * unit / m.group) + self.sizes.buffer(1) * width
+        return m.layers * (weights + self.sizes.cache(1) * unit / m.group) + self.sizes.buffer(1) * width
 
     def column_bytes(self, block: Block) -> float:
         """A unit of hidden columns under column, in all layers."""
-        return self.costs.pricer.model.layers * self._matrix(HIDDEN_UNIT * self.costs.inputs(block))
+        role = "o_proj" if block == "attention" else "down_proj"
+        return self.costs.pricer.model.layers * self._matrix(role, HIDDEN_UNIT * self.costs.inputs(block))
 
     def member_bytes(self, several: bool) -> int:
         """What any part in anything takes."""
@@ -78,6 +82,6 @@ class SetMemory:
         ]
         return min(options)
 
-    def _matrix(self, weights: float) -> float:
+    def _matrix(self, role: str, weights: float) -> float:
         many = 1 << 20
-        return self.sizes.matrix(many) / many * weights
+        return self.sizes.matrix(many, role) / many * weights
