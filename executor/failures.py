@@ -5,7 +5,10 @@ Knows waits and their ends. Knows nothing of steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
 
 from ..kernels import staging
 
@@ -23,6 +26,19 @@ class WaitFailed(RuntimeError):
 
 class DeviceFailed(RuntimeError):
     """A device that died or waited in vain; the message names device, layer and step."""
+
+
+def wait_for(jobs: Sequence[Future[Any]], stop: Callable[[], None]) -> None:
+    """Returns when all `jobs` have ended, well or not; calls `stop` as soon as one has failed.
+
+    Not `concurrent.futures.wait`: a ctrl-C inside it can leave locks of jobs taken, on which their threads then wait.
+    """
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
+    for job in jobs:
+        job.add_done_callback(ended.put)
+    for _ in jobs:
+        if ended.get().exception():
+            stop()
 
 
 def was_stopped(error: BaseException) -> bool:

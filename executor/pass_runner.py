@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..kernels import staging, tape
 from ..planner.steps import Step
-from .failures import DeviceFailed, WaitFailed, origin
+from .failures import DeviceFailed, WaitFailed, origin, wait_for
 from .passes import likeliest, one_by_one
 from .program import Bound
 from .state import DeviceState
@@ -99,11 +99,11 @@ class PassRunner:
             state.words[:] = position, len(tokens), base
         jobs = [job for program in self.programs for job in self._start(program, len(tokens), position, logits)]
         try:
-            wait(jobs, return_when=FIRST_EXCEPTION)
-        finally:
-            if not all(job.done() and job.exception() is None for job in jobs):
-                self.staging.abort()
-                wait(jobs)
+            wait_for(jobs, self.abort)
+        except BaseException:
+            self.abort()
+            wait_for(jobs, self.abort)
+            raise
         failures = [error for job in jobs if (error := job.exception())]
         if failures:
             raise origin(failures)

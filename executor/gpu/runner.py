@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ import torch
 
 from ...kernels.gpu.handover import LAST_ID
 from ...planner.steps import Kind, Step
-from ..failures import DeviceFailed, was_stopped
+from ..failures import DeviceFailed, wait_for, was_stopped
 from ..pass_runner import DeviceProgram, PassRunner
 from ..passes import NOT_NUMBERS, likeliest, one_by_one
 from .devices import GpuWorker
@@ -241,17 +241,14 @@ class GpuRunner:
         jobs = [program.worker.submit(partial(self._finished, program, job)) for program in self.programs]
         try:
             yield
-            wait(jobs, return_when=FIRST_EXCEPTION)
+            wait_for(jobs, self.abort)
         except GeneratorExit:  # the reader has enough: what was asked for is run to its end
-            wait(jobs)
+            wait_for(jobs, self.abort)
             raise
         except BaseException as error:
             self.abort()
-            wait(jobs)
+            wait_for(jobs, self.abort)
             self._raise_first(error, jobs)
-        if any(done.done() and done.exception() for done in jobs):
-            self.abort()
-        wait(jobs)
         self._raise_failures(jobs)
 
     def _raise_first(self, error: BaseException, jobs: Sequence[Future[None]]) -> None:
