@@ -209,7 +209,7 @@ class FakeBulk:
     meeting = threading.Condition()
 
     def __init__(self, slots: bulk.BulkSlots, rank: host_memory.Rank) -> None:
-        self.rank = rank
+        self.rank, self.readers = rank, dict[int, object]()
 
     def reset(self) -> None:
         """Nothing is kept."""
@@ -217,8 +217,9 @@ class FakeBulk:
     def __call__(
         self, number: int, widths: dict[int, int], consumers: tuple[int, ...], combine: str, wire: torch.dtype,
         rows: int, part: torch.Tensor | None = None, out: torch.Tensor | None = None,
-        residual: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None, whole: bool = False,
     ) -> None:  # fmt: skip
+        assert whole
         if self.rank.memory.aborted:
             return
         parts: dict[tuple[int, int], torch.Tensor] = self.rank.memory.__dict__.setdefault("parts", {})
