@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -258,11 +259,11 @@ def plans(model: ModelSpec, names: Sequence[str], context: int) -> dict[str, tup
         from tpplan.planner.solve import solve
     except ImportError as error:
         print(f"splits by SMs: {error}", flush=True)
-        return {"planned": (split_by(model, speeds), 0.0)} | {name: (split, 0.0) for name, split in made.items()}
+        return {"by SMs": (split_by(model, speeds), 0.0)} | {name: (split, 0.0) for name, split in made.items()}
     profile = measure(names, True, lambda what, share: None, lambda line: print("  note:", line, flush=True))
     work = Workload(PROMPT, 64, 1, context)
     plan = solve(model, "random", profile, Request(work, dtype="bfloat16", cache_dtype="bfloat16", time_limit_s=20))
-    pricer = Pricer(model, profile, "bfloat16", work, "bfloat16")
+    pricer = Pricer(model, profile, "bfloat16", plan.workload, "bfloat16")
     found = {"planned": (plan.split, plan.predicted.decode_s_per_token)}
     return found | {name: (split, pricer.predict(split).decode_s_per_token) for name, split in made.items()}
 
@@ -271,8 +272,14 @@ def decode(model: ModelSpec, rig: str, context: int, copy: float) -> list[str]:
     """Correctness, then decode and prefill of every split on a rig."""
     names = numbered(rig.split("+"))
     small = msgspec.structs.replace(model, layers=2, windows=model.windows[:2])
-    splits = plans(model, names, context) if len(names) > 1 else {"alone": (split_by(model, [1.0]), 0.0)}
-    lines = []
+    splits, lines = {"alone": (split_by(model, [1.0]), 0.0)}, []
+    if len(names) > 1:
+        try:
+            splits = plans(model, names, context)
+        except Exception:
+            traceback.print_exc(limit=8)
+            splits = {"by SMs": (split_by(model, [sms(name) for name in names]), 0.0)}
+            splits["even"] = split_by(model, [1.0] * len(names)), 0.0
     if len(names) > 1:
         lines.append(f"{rig} {check(small, names, split_by(small, [sms(name) for name in names]))}")
     for label, (split, predicted_s) in splits.items():
@@ -314,7 +321,11 @@ def main() -> None:
     lines = [f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}: copy {copy / 1e12:.2f} TB/s"]
     for pair in arguments.pair:
         with open_devices(numbered(pair.split("+"))) as devices:
-            lines += [f"-- {pair}", *links(devices), *collectives(devices)]
+            for section in (links, collectives):
+                try:
+                    lines += [f"-- {pair}", *section(devices)]
+                except Exception:
+                    traceback.print_exc(limit=8)
         print("\n".join(lines), flush=True)
     for rig in arguments.rig:
         lines += decode(model, rig, arguments.context, copy)

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from tpplan.benchmarks import gpu_collectives as base
-from tpplan.kernels.gpu import bulk_copies
 from tpplan.kernels.gpu.bulk import Bulk, new_bulk_slots
 from tpplan.kernels.gpu.exchange import Exchange
 from tpplan.kernels.gpu.handover import Handover, advance, new_handover, new_results, result
@@ -36,7 +35,6 @@ def check_bulk(streams, cases=24, seed=0):
         width = rng.choice([64, 576, 1000, 4096])
         widths = {d: width if combine == "sum" else rng.choice([3, 64, 576, 1000]) for d in producers}
         kinds.append((combine, wire, producers, tuple(consumers), width, widths))
-    kept, bulk_copies.PIECE_BYTES = (bulk_copies.LEAST_BYTES, bulk_copies.PIECE_BYTES), 2**17
     made = [_BulkCase(rng, number, rng.choice(kinds)) for number in range(1, cases + 1)]
     box.memory.abort()
     bulks = [Bulk(slots, rank) for rank in box.ranks]
@@ -52,7 +50,6 @@ def check_bulk(streams, cases=24, seed=0):
         box.calm()
         case.check()
     box.memory.close()
-    bulk_copies.LEAST_BYTES, bulk_copies.PIECE_BYTES = kept
     return cases
 
 
@@ -66,19 +63,17 @@ class _BulkCase:
         self.parts = {d: torch.randn(rows, w, device=GPU) for d, w in widths.items()}
         total = width if combine == "sum" else sum(widths.values())
         self.span = (0, total) if combine == "concat" or rng.random() < 0.5 else (total // 3, total - 5)
-        wide, self.whole = self.span[1] - self.span[0], self.span == (0, total)
+        wide = self.span[1] - self.span[0]
         self.residual = torch.randn(rows, wide, device=GPU) if rng.random() < 0.5 else None
         self.carry = torch.randn(rows, width, device=GPU) if combine == "sum" and rng.random() < 0.3 else None
         self.outs = {d: torch.zeros(rows, wide, device=GPU) for d in consumers}
 
     def launch(self, one, d):
         combine, wire, producers, consumers, _, widths = self.kind
-        bulk_copies.LEAST_BYTES = 0 if self.number % 2 else 2**40
         if d in self.parts or d in self.outs:
             one(
                 self.number, widths, consumers, combine, wire, self.rows, self.parts.get(d), self.outs.get(d),
                 self.residual if d in self.outs else None, self.carry if d == producers[0] else None, self.span,
-                self.whole,
             )  # fmt: skip
 
     def check(self):
@@ -105,7 +100,7 @@ def check_handover(streams):
     for d in range(n):  # compiles
         with torch.cuda.stream(streams[d]):
             Handover(site, base.Rank(box.memory, d, 0, 1), rings[d])(box.control[d], *nothing, tokens[d])
-    torch.cuda.synchronize()
+    base.idle(streams)
     box.memory.reset()
     for epoch, (values, want) in enumerate(cases, 1):
         best = [(torch.tensor([v], device=GPU), torch.tensor([10 * d + 10], device=GPU)) for d, v in enumerate(values)]
@@ -135,7 +130,7 @@ def check_stall(streams):
     begun.record(streams[1])
     base.together(streams[1:], [lambda d=d: body(d) for d in range(1, n)])
     ended.record(streams[1])
-    torch.cuda.synchronize()
+    base.idle(streams)
     first = box.memory.troubles()[0]
     assert (first.site, first.producer, first.epoch) == (40, 0, 1), box.memory.troubles()
     assert first.device > 0
@@ -147,7 +142,7 @@ def check_stall(streams):
     return f"{begun.elapsed_time(ended):.0f} ms, {first}"
 
 
-def time_bulk(streams, mib, copies, count=20):
+def time_bulk(streams, mib, count=20):
     """Median GB/s each way and rank of sums of `mib` MiB in bf16 among all ranks, each rank launched by its thread."""
     n, rows, layout = len(streams), 256, Layout(len(streams))
     width = int(mib * 2**20) // 2 // rows
@@ -163,17 +158,7 @@ def time_bulk(streams, mib, copies, count=20):
             begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begun.record()
             for k in range(count):
-                bulks[d](
-                    number + 1 + k,
-                    widths,
-                    tuple(range(n)),
-                    "sum",
-                    torch.bfloat16,
-                    rows,
-                    parts[d],
-                    outs[d],
-                    whole=copies,
-                )
+                bulks[d](number + 1 + k, widths, tuple(range(n)), "sum", torch.bfloat16, rows, parts[d], outs[d])
             ended.record()
             launched = time.perf_counter()
             ended.synchronize()
@@ -181,7 +166,6 @@ def time_bulk(streams, mib, copies, count=20):
 
     box.memory.abort()
     [run(d) for d in range(n)]
-    torch.cuda.synchronize()
     box.memory.reset()
     [b.reset() for b in bulks]
     launches = []
@@ -239,7 +223,5 @@ def jobs(streams):
     for mib in (1, 16):
         made.append((f"copies {mib} MiB", lambda mib=mib: time_copies(streams, mib)))
     for n, mib in ((2, 1), (2, 2), (2, 4), (2, 16), (3, 4), (3, 16)):
-        for copies in (False, True):
-            name = f"bulk {n} ranks {mib} MiB by {'copies' if copies and mib >= 2 else 'one kernel'}"
-            made.append((name, lambda n=n, mib=mib, copies=copies: time_bulk(streams[:n], mib, copies)))
+        made.append((f"bulk {n} ranks {mib} MiB", lambda n=n, mib=mib: time_bulk(streams[:n], mib)))
     return made

@@ -59,7 +59,13 @@ def together(streams, bodies):
     for stream, body in zip(streams, bodies):
         with torch.cuda.stream(stream):
             body()
-    torch.cuda.synchronize()
+    idle(streams)
+
+
+def idle(streams):
+    """Waits for each: synchronising with the GPU does not wait for streams of partitions."""
+    for stream in streams:
+        stream.synchronize()
 
 
 class Box:
@@ -71,7 +77,7 @@ class Box:
         self.control = [torch.tensor([0, 1, 0, 0], dtype=torch.int32, device=GPU) for _ in streams]
 
     def calm(self):
-        torch.cuda.synchronize()
+        idle(self.streams)
         assert not self.memory.aborted, self.memory.troubles()
 
 
@@ -201,7 +207,7 @@ def time_graphs(streams, graphs, count, repeats=15):
                 begun.record()
                 graph.replay()
                 ended.record()
-        torch.cuda.synchronize()
+        idle(streams)
         found.append(min(b.elapsed_time(e) for b, e in events) * 1e3 / count)
     return statistics.median(found)
 
@@ -234,7 +240,7 @@ def time_sum(streams, kib, fused, block=BLOCK_CELLS, count=200, wire=torch.bfloa
         with torch.cuda.stream(stream):  # compiles: gives up at once
             Exchange(sites[0], silent, block)(box.control[d], part=part, out=out, **extra)
             advance(box.control[d])
-        torch.cuda.synchronize()
+        idle(streams)
         graphs.append(capture(stream, body))
         graphs[-1].keep = (part, out, weight, extra, bound)
     box.memory.reset()

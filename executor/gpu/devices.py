@@ -95,10 +95,9 @@ class GpuDevices(list[GpuDevice]):
         """Ends the threads, waits for what was launched, then destroys streams and partitions."""
         for device in self:
             device.worker.close()
-        for index in {device.index for device in self}:
-            torch.cuda.synchronize(index)
         for device in self:
             for stream in (device.compute, device.push, device.pull):
+                stream.synchronize()  # each: synchronising with a GPU does not wait for streams of its partitions
                 forget_stream(stream)
         for partitions in self.partitions:
             partitions.close()

@@ -123,11 +123,9 @@ class PhaseExchanges:
         if t.part is not None and t.carry is not None:
             t.part += t.carry  # not in the kernel: what it pulls may overwrite what it has yet to push
         span = moved.pull.span if moved.pull is not None and size(moved.pull.span) else None
-        total = sum(site.widths) if site.combine == "concat" else site.widths[0]
-        whole = all(one == (0, total) for one in site.spans)
         self.bulk(
             self.number + moved.site, widths, site.consumers, site.combine, site.wire, rows, t.part, t.out, t.residual,
-            span=span, whole=whole,
+            span=span,
         )  # fmt: skip
         if moved.norm_weight is not None and t.out is not None and t.scaled is not None:
             norm.norm(t.out, moved.norm_weight, self.eps, t.scaled)

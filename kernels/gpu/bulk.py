@@ -17,7 +17,6 @@ import torch
 import triton
 import triton.language as tl
 
-from .bulk_copies import Copies, Job, suits
 from .host_memory import LINE_BYTES, Layout, Rank, round_up
 from .launch import row_stride
 from .payloads import TL_TYPES
@@ -26,7 +25,7 @@ from .waiting import signal, wait_flags_asm
 RING = 2
 CHUNK = 16384  # values
 TILE = 4096  # values that a program has in flight of each producer
-PUSHERS, PULLERS, WARPS = 16, 32, 8
+PUSHERS, PULLERS, WARPS = 8, 32, 8
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,6 @@ class Bulk:
 
     def __post_init__(self) -> None:
         self.done = torch.zeros(1, dtype=torch.int32, device=f"cuda:{self.rank.gpu}")
-        self.copies = Copies(self.rank)
 
     def reset(self) -> None:
         """Forgets earlier collectives; with `HostMemory.reset`, while all devices are idle."""
@@ -192,12 +190,9 @@ class Bulk:
         residual: torch.Tensor | None = None,
         carry: torch.Tensor | None = None,
         span: tuple[int, int] | None = None,
-        whole: bool = False,
     ) -> None:
         """Collective `number` of the plan over `rows` rows; `widths` by producer; `span`: the columns of a sum that
-        this device wants; `whole`: all consumers want all columns; `carry` must not share memory with `out`.
-
-        On the current stream: one kernel, or copies where parts are large and whole.
+        this device wants; `carry` must not share memory with `out`. Launches one kernel on the current stream.
         """
         s, r = self.slots, self.rank
         devices = tuple(sorted(d for d, width in widths.items() if width))
@@ -208,13 +203,6 @@ class Bulk:
         before, readers = self.readers.get(ring, (0, ())) if pushes else (0, ())
         if pushes:
             self.readers[ring] = (number, tuple(c for c in consumers if c != r.device))
-        if whole and suits(wide, rows, wire):
-            job = Job(
-                devices, wide, consumers, readers, combine == "concat", wire, rows, s.data + ring * s.slot_bytes,
-                RING * s.slot_bytes, s.flags + ring * s.flag_bytes, RING * s.flag_bytes, s.pulled,
-            )  # fmt: skip
-            self.copies(job, number, before, part, out, residual, carry)
-            return
         begin, end = span or (0, sum(wide) if combine == "concat" else wide[0])
         tensors = part, carry, out, residual
         arguments = (

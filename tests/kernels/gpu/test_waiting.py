@@ -12,11 +12,11 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from tpplan.kernels.gpu import bulk, bulk_copies, exchange, handover, waiting  # noqa: E402
+from tpplan.kernels.gpu import bulk, exchange, handover, waiting  # noqa: E402
 
 ARCHITECTURES = [75, 80, 86, 89, 90, 120]
 ADDRESSES = ("base", "data", "flags", "pulled", "abort", "trouble", "results")
-POINTERS = {"word": "*i64", "scaled": "*bf16", "control": "*i32", "done": "*i32", "best_id": "*i64", "token": "*i64"}
+POINTERS = {"scaled": "*bf16", "control": "*i32", "done": "*i32", "best_id": "*i64", "token": "*i64"}
 FLOATS = ("part", "carry", "out", "residual", "weight", "squares", "best_value")
 
 
@@ -91,12 +91,3 @@ def test_bulk_flags_follow_a_fence_and_are_acquired(architecture, concat) -> Non
     assert "ld.volatile.global.v4.b32" in text
     assert "ld.volatile.global.b16" not in text
     assert re.search(r"st\.global\.v4\.b32", text)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_copies_wait_boundedly_with_one_thread(architecture) -> None:
-    wait, constraints = waiting.wait_flags_asm((0, 2))
-    text = ptx(bulk_copies.wait_kernel, architecture, WAIT=wait, CONSTRAINTS=constraints)
-    assert len(re.findall(r"ld\.acquire\.sys\.global\.b64", text)) == 2
-    assert "%globaltimer" in text
-    assert re.search(r"mov\.u32 thread, %tid\.x;\s*setp\.ne\.u32 again, thread, 0;\s*@again bra TOLD", text)
