@@ -1,4 +1,4 @@
-"""Exchanges of many rows among GPUs, in chunks with flags or by copy engines, as prefill has them; data checked."""
+"""Exchanges of many rows among GPUs, in chunks with flags, as prefill has them; data checked."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bulk_s(
 
 @dataclass
 class _Side:
-    """One device's: kept from warming up on, since what is captured then is for these tensors."""
+    """One device's: kept from warming up on, since it then knows its compiled kernels, as in a plan."""
 
     bulk: Bulk
     part: torch.Tensor
@@ -108,9 +108,7 @@ class _BulkRun:
         for number, event in enumerate(events[1:], start=1):
             if not pulls:
                 side.bulk.readers.clear()
-            side.bulk(
-                number, widths, self.consumers, "sum", self.wire, self.shape[0], side.part, out, residual, whole=True
-            )
+            side.bulk(number, widths, self.consumers, "sum", self.wire, self.shape[0], side.part, out, residual)
             event.record()
         bench.worker.stream.synchronize()
         return [a.elapsed_time(b) * 1e-3 for a, b in pairwise(events)]

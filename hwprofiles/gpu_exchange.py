@@ -26,8 +26,7 @@ FORMATS: dict[torch.dtype, Format] = {SHORT: "bfloat16", EXACT: "float32"}
 SIZES = [(1, 64), (1, 576), (1, 2048), (1, 4096), (1, 8192), (16, 4096)]  # rows, values a row
 EXACT_SIZES = [(1, 64), (1, 4096), (16, 4096)]
 QUICK_SIZES = [(1, 64), (1, 4096), (16, 4096)]
-BULK_SIZES = [(32, 4096), (128, 4096), (256, 4096), (512, 4096)]  # from 2 MiB on by copies; a width costs compiling
-EXACT_BULK_SIZES = [(128, 4096), (512, 4096)]
+BULK_SIZES, EXACT_BULK_SIZES = [(32, 4096), (128, 4096), (512, 4096)], [(512, 4096)]  # a width costs compiling
 QUICK_BULK_SIZES = [(512, 4096)]
 
 

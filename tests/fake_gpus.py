@@ -217,9 +217,8 @@ class FakeBulk:
     def __call__(
         self, number: int, widths: dict[int, int], consumers: tuple[int, ...], combine: str, wire: torch.dtype,
         rows: int, part: torch.Tensor | None = None, out: torch.Tensor | None = None,
-        residual: torch.Tensor | None = None, whole: bool = False,
+        residual: torch.Tensor | None = None,
     ) -> None:  # fmt: skip
-        assert whole
         if self.rank.memory.aborted:
             return
         parts: dict[tuple[int, int], torch.Tensor] = self.rank.memory.__dict__.setdefault("parts", {})
