@@ -17,6 +17,7 @@ from .sms import sms_for, whole_sms
 
 # Measured on an H100 at 8, 16 to 24 and 48 of 132 SMs: at most so many SMs, then rows, bytes a row, stages, warps.
 TILES = ((12, (8, 512, 6, 1)), (32, (8, 1024, 3, 2)), (1024, (8, 512, 4, 2)))
+SHORT_BYTES, SHORT_TILES = 6144, (8, 512, 3, 1)  # of weights this short, on 8 and 16 SMs
 
 
 def staged_tiles(x: torch.Tensor, K: int) -> tuple[int, int, int, int] | None:
@@ -24,7 +25,10 @@ def staged_tiles(x: torch.Tensor, K: int) -> tuple[int, int, int, int] | None:
     sms = sms_for(x)
     if sms * 4 > whole_sms(x) * 3:
         return None
-    rows, row_bytes, stages, warps = next(tiles for most, tiles in TILES if sms <= most)
+    tiles = next(tiles for most, tiles in TILES if sms <= most)
+    if K * x.element_size() <= SHORT_BYTES and sms <= TILES[1][0]:
+        tiles = SHORT_TILES
+    rows, row_bytes, stages, warps = tiles
     return rows, tile(K, least=16, most=row_bytes // x.element_size()), stages, warps
 
 

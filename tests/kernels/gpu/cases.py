@@ -80,7 +80,7 @@ def check_products_on_parts() -> None:
     """One row, as on parts of a GPU of so many SMs."""
     kept = staged_row.sms_for
     try:
-        for sms, (N, K), dtype in itertools.product([8, 24, 48], [(33, 20), (128, 64), (33, 1365), (20, 2048)], DTYPES):
+        for sms, (N, K), dtype in itertools.product([8, 24, 48], [(33, 20), (128, 64), (33, 1365), (20, 4096)], DTYPES):
             staged_row.sms_for = lambda _, sms=sms: sms
             _check_product(1, N, K, dtype, extras=(sms + K) % 3 == 0)
     finally:
