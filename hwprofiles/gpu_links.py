@@ -29,6 +29,7 @@ class Copies:
         self.bench = bench
         self.host = torch.randint(0, 255, (COPY_BYTES,), dtype=torch.uint8).pin_memory()
         self.far = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=bench.device.place)
+        torch.cuda.synchronize(bench.device.index)  # streams of parts do not wait for this one
 
     def start(self, way: Way) -> Future[float]:
         """Seconds of all copies, by the clock of the host: copies of parts of one GPU wait for each other."""

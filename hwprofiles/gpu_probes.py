@@ -63,64 +63,59 @@ def _weight_bytes(probe: Probe) -> int:
 
 def _products(quick: bool) -> Iterator[Probe]:
     """In float32 too, unless `quick`: those who want its figures can wait."""
-    yield from (_few_rows(1, *shape, "bfloat16") for shape in (QUICK_SHAPES if quick else SHAPES))
+    yield from (_linear(1, *shape, "bfloat16") for shape in (QUICK_SHAPES if quick else SHAPES))
     for rows in (8,) if quick else (2, 8, 16):
-        yield from (_few_rows(rows, *shape, "bfloat16") for shape in BATCH_SHAPES)
+        yield from (_linear(rows, *shape, "bfloat16") for shape in BATCH_SHAPES)
     for rows in (32, CHUNK) if quick else (32, 128, CHUNK):
-        yield from (_many_rows(rows, *shape, "bfloat16") for shape in BATCH_SHAPES)
+        yield from (_linear(rows, *shape, "bfloat16") for shape in BATCH_SHAPES)
     if not quick:
-        yield from (_few_rows(1, *shape, "float32") for shape in FLOAT32_SHAPES)
-        yield from (_few_rows(8, *shape, "float32") for shape in FLOAT32_BATCH_SHAPES)
-        yield from (_many_rows(rows, *shape, "float32") for rows in (32, CHUNK) for shape in FLOAT32_BATCH_SHAPES)
+        yield from (_linear(1, *shape, "float32") for shape in FLOAT32_SHAPES)
+        yield from (_linear(8, *shape, "float32") for shape in FLOAT32_BATCH_SHAPES)
+        yield from (_linear(rows, *shape, "float32") for rows in (32, CHUNK) for shape in FLOAT32_BATCH_SHAPES)
 
 
-def _few_rows(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
-    """By the kernels that read a weight once, in a graph."""
+def _probe(
+    op: Op,
+    rows: int,
+    wide_in: int,
+    wide_out: int,
+    launches: Callable[[GpuBench], list[Launch]],
+    step_bytes: int = 0,
+    form: Format = "float32",
+    context: int = 0,
+) -> Probe:
+    """In a graph; many rows of a shared block one by one, since a pass with exchanges of many rows is not captured."""
+    key = (op, rows, wide_in, wide_out, form, context)
+
+    def start(bench: GpuBench, calls: int) -> Future[list[float]]:
+        return start_graph(bench, key, lambda: launches(bench), step_bytes, calls)
+
+    def one_by_one(bench: GpuBench, calls: int) -> Future[list[float]]:
+        return start_eager(bench, lambda: launches(bench), calls)
+
+    return Probe(op, rows, wide_in, wide_out, start, form, context, one_by_one if rows > FEW_ROWS else None)
+
+
+def _linear(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
+    """By the kernels that read a weight once; many rows by cuBLAS."""
     dtype = DTYPES[form]
     step_bytes = wide_in * wide_out * dtype.itemsize
+    run = linear.linear if rows <= FEW_ROWS else products.many_rows
 
-    def start(bench: GpuBench, calls: int) -> Future[list[float]]:
-        def launches() -> list[Launch]:
-            x, out = bench.buffer(rows, wide_in, dtype), bench.buffer(rows, wide_out, dtype)
-            weights = [bench.cold(wide_out, wide_in, dtype=dtype) for _ in range(bench.distinct(step_bytes))]
-            return [lambda w=w: linear.linear(x(), w, None, out()) for w in weights]  # type: ignore[misc]
+    def launches(bench: GpuBench) -> list[Launch]:
+        x, out = bench.buffer(rows, wide_in, dtype), bench.buffer(rows, wide_out, dtype)
+        weights = [bench.cold(wide_out, wide_in, dtype=dtype) for _ in range(bench.distinct(step_bytes))]
+        return [lambda w=w: run(x(), w, None, out()) for w in weights]  # type: ignore[misc]
 
-        return start_graph(bench, ("linear", rows, wide_in, wide_out, form), launches, step_bytes, calls)
-
-    return Probe("linear", rows, wide_in, wide_out, start, form)
-
-
-def _many_rows(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
-    """By cuBLAS."""
-    dtype = DTYPES[form]
-
-    def start(bench: GpuBench, calls: int) -> Future[list[float]]:
-        def launches() -> list[Launch]:
-            x, out = bench.buffer(rows, wide_in, dtype), bench.buffer(rows, wide_out, dtype)
-            weights = [bench.cold(wide_out, wide_in, dtype=dtype) for _ in range(8)]
-            return [lambda w=w: products.many_rows(x(), w, None, out()) for w in weights]  # type: ignore[misc]
-
-        return start_eager(bench, launches, calls)
-
-    return Probe("linear", rows, wide_in, wide_out, start, form)
+    return _probe("linear", rows, wide_in, wide_out, launches, step_bytes, form)
 
 
 def _small(op: Op, rows: int, wide: int) -> Probe:
     """Steps that pass once over `wide` values a row, bfloat16."""
     width_in, width_out = {"swiglu": (2 * wide, wide), "argmax": (wide, 1)}.get(op, (wide, wide))
-
-    def start(bench: GpuBench, calls: int) -> Future[list[float]]:
-        if rows <= FEW_ROWS and op in _FUSED:
-            return _FUSED[op](bench, rows, wide)
-
-        def launches() -> list[Launch]:
-            return [_LAUNCHES[op](bench, rows, wide)] * FEW_ROWS
-
-        if rows > FEW_ROWS:
-            return start_eager(bench, launches, calls)
-        return start_graph(bench, (op, rows, wide), launches, 0, calls)
-
-    return Probe(op, rows, width_in, width_out, start)
+    if rows <= FEW_ROWS and op in _FUSED:
+        return Probe(op, rows, width_in, width_out, lambda bench, calls: _FUSED[op](bench, rows, wide))
+    return _probe(op, rows, width_in, width_out, lambda bench: [_LAUNCHES[op](bench, rows, wide)] * FEW_ROWS)
 
 
 def _fused_norm(bench: GpuBench, rows: int, wide: int) -> Future[list[float]]:
@@ -207,7 +202,7 @@ def _attention(rows: int, kv_heads: int, heads: int, head_dim: int, context: int
     dtype, wide, group = DTYPES[form], heads * head_dim, heads // kv_heads
     step_bytes = 2 * kv_heads * context * head_dim * dtype.itemsize
 
-    def launches_on(bench: GpuBench) -> list[Launch]:
+    def launches(bench: GpuBench) -> list[Launch]:
         shape, capacity = (2, kv_heads, CAPACITY, head_dim), 2 * kv_heads * CAPACITY * head_dim * dtype.itemsize
         count = max(1, min(FEW_ROWS, bench.pool.nbytes // (2 * capacity)))
         caches = [bench.cold(*shape, dtype=dtype) for _ in range(count)]
@@ -224,10 +219,4 @@ def _attention(rows: int, kv_heads: int, heads: int, head_dim: int, context: int
             for c in caches
         ]
 
-    def start(bench: GpuBench, calls: int) -> Future[list[float]]:
-        if rows > FEW_ROWS:
-            return start_eager(bench, lambda: launches_on(bench), calls)
-        key = ("attention", rows, kv_heads, heads, head_dim, context, form)
-        return start_graph(bench, key, lambda: launches_on(bench), step_bytes, calls)
-
-    return Probe("attention", rows, kv_heads * head_dim, wide, start, form, context)
+    return _probe("attention", rows, kv_heads * head_dim, wide, launches, step_bytes, form, context)

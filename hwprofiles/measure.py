@@ -214,9 +214,11 @@ def _compute_points(box: Box, quick: bool, progress: Progress) -> list[list[OpPo
                     samples = probe.start(bench, _calls(own_s[d], trial_s[d][at[d]])).result()
                     alone[d][i].append(typical_s(samples))
             with together(benches):
-                futures = [
-                    todo[d][at[d]].start(bench, _calls(common_s, trial_s[d][at[d]])) for d, bench in enumerate(benches)
-                ]
+                futures = []
+                for d, bench in enumerate(benches):
+                    probe = todo[d][at[d]]
+                    start = probe.start_together or probe.start
+                    futures.append(start(bench, _calls(common_s, trial_s[d][at[d]])))
             for d, future in enumerate(futures):
                 contended[d][at[d]].append(typical_s(future.result()))
     return [

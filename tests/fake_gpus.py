@@ -209,7 +209,7 @@ class FakeBulk:
     meeting = threading.Condition()
 
     def __init__(self, slots: bulk.BulkSlots, rank: host_memory.Rank) -> None:
-        self.rank = rank
+        self.rank, self.readers = rank, dict[int, object]()
 
     def reset(self) -> None:
         """Nothing is kept."""
