@@ -64,7 +64,7 @@ def _plan(pricer: Pricer, request: Request, caps: tuple[int, ...], choice: Choic
         embedding=split.embedding,
         layers=split.layers,
         head=split.head,
-        status="optimal" if choice.found.proven and not choice.mixed and gap <= OPTIMAL_GAP else "feasible",
+        status="optimal" if gap <= OPTIMAL_GAP and not choice.mixed else "feasible",
         objective_s=objective_s,
         bound_s=objective_s * (1 - gap),
         gap=gap,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import numpy as np
-
 from tpplan.executor.trace import Trace
 from tpplan.planner.chrome_trace import process_events
 from tpplan.planner.steps import Kind, Step
@@ -15,10 +13,9 @@ def test_passes_follow_each_other_from_zero() -> None:
     """Times count from the first pass, rows and bytes with the pass; steps of an earlier pass are left out."""
     push = Step("s.push", Kind.PUSH, 1, 0, "mlp", "push_hidden", 1, 10, 10, collective=0, peers=(0,))
     norm = Step("s.norm", Kind.NORM, 1, 0, "mlp", "norm", 1, 10, 10)
-    program = SimpleNamespace(bound=[SimpleNamespace(step=norm), SimpleNamespace(step=push)], ends_ns=np.array([7, 9]))
     trace = Trace(["a", "b"])
-    trace.add(5_000, 3, [SimpleNamespace(bound=program.bound, ends_ns=np.array([6_000, 8_000]))])
-    trace.add(8_000, 1, [SimpleNamespace(bound=program.bound, ends_ns=np.array([9_000, 8_000 - 1]))])
+    trace.add(5_000, 3, [SimpleNamespace(timeline=[(norm, 6_000), (push, 8_000)])])
+    trace.add(8_000, 1, [SimpleNamespace(timeline=[(norm, 9_000), (push, 8_000 - 1)])])
     named = process_events(0, "measured", ["a", "b"])
     events = trace.json()["traceEvents"]
     assert events[: len(named)] == named
