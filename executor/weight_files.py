@@ -17,7 +17,7 @@ from gguf.constants import GGMLQuantizationType
 
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import Range, size
-from ..planner.weight_names import check_shapes
+from ..planner.weight_names import check_shapes, weight_shapes
 from .dequantise import PLAIN
 from .gguf_groups import FORMS
 from .gguf_rows import GgufRows
@@ -139,6 +139,11 @@ class WeightFiles:
         stored = self._tensors[name]
         return torch.float32 if isinstance(stored, Packed) else kinds.get(stored.type, torch.float32)
 
+    def is_zero_bias(self, name: str) -> bool:
+        """Whether `name` is a bias of zeros beside a quantised matrix: AutoGPTQ writes one for every matrix."""
+        matrix = self._tensors.get(f"{name.removesuffix('.bias')}.weight")
+        return name.endswith(".bias") and isinstance(matrix, Packed) and not self.read(name).any()
+
     def stored(self, name: str) -> Stored | None:
         """How and where the tensor lies in its file; None for a quantised matrix, which is several."""
         stored = self._tensors[name]
@@ -168,8 +173,10 @@ def _of_folder(path: Path, spec: ModelSpec) -> dict[str, Stored | Packed]:
 
 
 def check_weights(files: WeightFiles, spec: ModelSpec) -> None:
-    """ValueError unless the files hold every tensor of `spec`, in its shape, and no other."""
+    """ValueError unless the files hold every tensor of `spec`, in its shape, and no other but biases of nothing."""
     try:
-        check_shapes({name: files.shape(name) for name in files.names}, spec)
+        expected = weight_shapes(spec)
+        found = {name: files.shape(name) for name in files.names if name in expected or not files.is_zero_bias(name)}
+        check_shapes(found, spec)
     except ValueError as error:
         raise ValueError(f"{files.path}: {error}") from None

@@ -121,3 +121,16 @@ def test_a_config_that_says_other_groups(tmp_path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"groups of 48: correct 'quantization_config.group_size'"):
         opened(path)
+
+
+def test_biases_of_zeros_are_let_pass_others_are_not(tmp_path: Path) -> None:
+    """AutoGPTQ writes a bias of zeros beside every matrix; a bias that says something is refused."""
+    path = packed_checkpoint(tiny_model("llama"), tmp_path, GPTQ)
+    tensors = load_file(path / "model.safetensors")
+    tensors[f"{NAME}.bias"] = torch.zeros(96, dtype=torch.float16)
+    save_file(tensors, path / "model.safetensors")
+    opened(path)
+    tensors[f"{NAME}.bias"][5] = 0.25
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"down_proj\.bias' is not part of the model"):
+        opened(path)
