@@ -20,8 +20,8 @@ WEIGHT_BYTES: dict[Format, float] = {"float32": 4, "bfloat16": 2, "int8": 1 + 4 
 VALUE_BYTES: dict[Op, int] = {"norm": 8, "rope": 8, "swiglu": 12, "residual": 12, "embed": 8, "argmax": 4}
 """Read and written by small steps for each value of their width."""
 
-ROWS = (1, 8, 32, 128, 256)
-FLOAT32_ROWS = (1, 8, 16, 32, 64, 128, 256)
+ROWS = (1, 8, 32, 128, 256, 512)
+FLOAT32_ROWS = (1, 8, 16, 32, 64, 128, 256, 512)
 MATRICES = ((16, 16), (512, 512), (4096, 1024), (1024, 8192), (8192, 8192), (8192, 65536), (28672, 8192))
 FLOAT32_MATRICES = ((16, 16), *product((128, 512, 2048, 8192, 32768), repeat=2))
 HEADS = ((16, 16, 1), (128, 128, 512), (128, 1024, 4096), (1024, 4096, 512), (1024, 8192, 8192), (4096, 4096, 2048))
