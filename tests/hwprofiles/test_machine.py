@@ -97,7 +97,7 @@ def test_every_device_is_sound() -> None:
     """All devices of the catalogue in one machine pass the checks of measured profiles, few points each."""
     profile = load_hardware(EVERYTHING)
     check_profile(profile)
-    assert max(len(device.ops) for device in profile.devices) < 400
+    assert max(len(device.ops) for device in profile.devices) < 450
     assert profile.fingerprint == load_hardware(EVERYTHING).fingerprint
     reasons = {device.name: device.export_only for device in profile.devices if device.export_only}
     assert reasons.keys() == {"p40", "a770", "rx7900xtx"}
