@@ -15,6 +15,7 @@ from profiles import make_profile
 from tpplan.hwprofiles.storage import save_profile
 
 SPEEDS = [1.0, 0.9, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2]  # the search takes many seconds
+BY_HAND = ["--attention-split", "1,1,1,1,1,1,1,1"]  # so that CP-SAT is asked
 LLAMA_70B = (
     '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 80, "hidden_size": 8192,'
     '"num_attention_heads": 64, "num_key_value_heads": 8, "intermediate_size": 28672, "vocab_size": 128256,'
@@ -48,7 +49,7 @@ def test_ends_at_once_and_leaves_nothing(tmp_path: Path, whole_group: bool, wait
     """Exit 130 within a second, silently, without plan or search process, however early the signal comes."""
     save_profile(make_profile(SPEEDS, free_bytes=400 * 2**30), tmp_path / "profile.json")
     (tmp_path / "model.json").write_text(LLAMA_70B)
-    command = [sys.executable, "-m", "tpplan", "solve", "model.json"]
+    command = [sys.executable, "-m", "tpplan", "solve", "model.json", *BY_HAND]
     solve = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
