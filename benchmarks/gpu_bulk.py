@@ -13,7 +13,7 @@ import torch
 from tpplan.benchmarks import gpu_collectives as base
 from tpplan.kernels.gpu.bulk import Bulk, new_bulk_slots
 from tpplan.kernels.gpu.exchange import Exchange
-from tpplan.kernels.gpu.handover import Handover, advance, new_handover, new_results, result
+from tpplan.kernels.gpu.handover import LAST_ID, Handover, advance, new_handover, new_results, result
 from tpplan.kernels.gpu.host_memory import Layout
 from tpplan.kernels.gpu.slots import new_site
 
@@ -87,14 +87,14 @@ class _BulkCase:
 
 
 def check_handover(streams):
-    """Best value, lowest id on ties, NaN wins; the ring in host memory."""
+    """Best value, lowest id on ties, LAST_ID for NaN; the ring in host memory."""
     n, layout = len(streams), Layout(len(streams))
     site, rings = new_handover(layout, 9, tuple(range(n)), tuple(range(n))), [new_results(layout) for _ in range(n)]
     box = base.Box(streams, layout, 3000)
     hands = [Handover(site, rank, ring) for rank, ring in zip(box.ranks, rings)]
     tokens = [torch.zeros(1, dtype=torch.int64, device=GPU) for _ in range(n)]
     nan = float("nan")
-    cases = [([1.0, 2.0, 0.5], 20), ([2.0, 2.0, 2.0], 10), ([1.0, nan, 3.0], 20), ([-1.0, -3.0, -2.0], 10)]
+    cases = [([1.0, 2.0, 0.5], 20), ([2.0, 2.0, 2.0], 10), ([1.0, nan, 3.0], LAST_ID.value), ([-1.0, -3.0, -2.0], 10)]
     nothing = (torch.zeros(1, device=GPU), torch.zeros(1, dtype=torch.int64, device=GPU))
     torch.cuda.synchronize()
     for d in range(n):  # compiles
