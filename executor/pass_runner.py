@@ -25,7 +25,9 @@ from .state import DeviceState
 
 
 class Shared(Protocol):
-    """What the devices of a plan share on the host: numbers of passes, and the word that ends every wait."""
+    """What the devices of a plan share on the host: the word that ends every wait, and numbers of a pass of so many
+    collectives: the tape's words from BASE on.
+    """
 
     @property
     def abort_address(self) -> int: ...
@@ -35,7 +37,7 @@ class Shared(Protocol):
 
     def abort(self) -> None: ...
 
-    def number(self, collectives: int) -> int: ...
+    def numbers(self, collectives: int) -> tuple[int, ...]: ...
 
 
 @dataclass
@@ -92,11 +94,11 @@ class PassRunner:
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """One pass over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
-        base = self.staging.number(self.collectives)
+        numbers = self.staging.numbers(self.collectives)
         for program in self.programs:
             state = program.state
             state.token_words[: len(tokens)] = tokens
-            state.words[:] = position, len(tokens), base
+            state.words[: 2 + len(numbers)] = position, len(tokens), *numbers
         jobs = [job for program in self.programs for job in self._start(program, len(tokens), position, logits)]
         try:
             wait_for(jobs, self.abort)

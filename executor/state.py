@@ -75,7 +75,7 @@ class DeviceState:
                 self.buffers["logits"] = logits[slice(*step.span)]
         scratch_floats = max((shard.parts.scratch_floats for shard in shards.values() if shard.parts), default=0)
         self.scratch = torch.zeros(worker.lanes, scratch_floats)
-        self.words = np.zeros(3, dtype=np.int64)  # tape.POSITION, ROWS, BASE
+        self.words = np.zeros(5, dtype=np.int64)  # tape.POSITION and so on
         self.arrived = np.zeros((worker.lanes, staging.LINE_BYTES // 8), dtype=np.int64)
         self.trouble = np.zeros((worker.lanes, 3), dtype=np.int64)
         self.kept: list[Any] = []

@@ -160,13 +160,13 @@ class CpuSide:
         width, other_copy = self.ring.width, CELL_BYTES * site.copy_cells
         base = self.ring.memory.address + site.offset
         slots = {p: base + CELL_BYTES * cells for p, cells in zip(site.producers, site.slot_cells, strict=True)}
-        yield tape.PUSH_CELLS, self.part.data_ptr(), slots[self.device], width, other_copy
+        yield tape.PUSH_CELLS, self.part.data_ptr(), slots[self.device], width, other_copy, 0, 0, self.ring.rows
         if self.device in site.consumers:
             slots[self.device] = self.part.data_ptr()
             rows = [(int(p != self.device), where, 0, width, width) for p, where in slots.items()]
             self.kept.append(np.array(rows, dtype=np.int64))
             table = self.kept[-1].ctypes.data
-            yield tape.PULL_CELLS, self.out.data_ptr(), table, len(rows), tape.SUM, width, other_copy
+            yield tape.PULL_CELLS, self.out.data_ptr(), table, len(rows), tape.SUM, width, other_copy, self.ring.rows
 
     def begin_anew(self) -> None:
         self.out.fill_(torch.nan)

@@ -34,10 +34,10 @@ class Staging:
         """The part of `device` in collective `collective`: [width] float32."""
         return self.slots[device][collective % SLOT_RING]
 
-    def number(self, collectives: int) -> int:
+    def numbers(self, collectives: int) -> tuple[int, ...]:
         """The first number of the next `collectives`: they are counted through, whatever program runs them."""
         self.base += collectives
-        return self.base - collectives
+        return (self.base - collectives,)
 
     def pushed_address(self, device: int) -> int:
         return self.words[device].data_ptr()

@@ -18,6 +18,7 @@ from .cells import CONCAT as CONCAT
 from .cells import SUM as SUM
 from .cells import pull_cells, push_cells
 from .embed import embed_bf16, embed_f16, embed_f32
+from .flagged import pull_flagged, push_flagged
 from .grouped import OUTPUTS, TILE, WORDS, embed_part, linear_parts
 from .jit import f32, i64, kernel, monotonic_ns, store_release, u16
 from .linear import linear_bf16, linear_f16, linear_f32
@@ -29,7 +30,9 @@ from .tile_products import TOKENS
 
 WIDTH = 16
 EMBED, NORM, LINEAR, ROPE, ATTENTION, SWIGLU, RESIDUAL, ARGMAX, PUSH, PULL, PUSH_CELLS, PULL_CELLS = range(12)
-POSITION, ROWS, BASE = range(3)  # words of `state`; BASE: number of the pass's first collective, or of the pass
+# Words of `state`. BASE: number of the pass's first collective, or of the pass; the last two only beside GPUs: where
+# the numbers of its large exchanges begin, and those of the pass before that had any.
+POSITION, ROWS, BASE, BULK, BULK_BEFORE = range(5)
 
 
 def bits(value: float) -> int:
@@ -264,17 +267,30 @@ def _shared(i, state, lane, lanes):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _among_gpus(i, state, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
+    """[7] most rows that go by cells [8] operands of the exchange of more."""
+    rows = state[ROWS]
+    if rows <= i[7]:
+        if i[0] == PULL_CELLS:
+            return pull_cells(i, state[BASE], rows, abort, deadline_ns, trouble)
+        push_cells(i, state[BASE], rows)
+        return ARRIVED
+    more = carray(i64(i[8]), (WIDTH,))
+    if i[0] == PULL_CELLS:
+        return pull_flagged(more, state[BULK], rows, abort, deadline_ns, trouble)
+    return push_flagged(more, state[BULK], state[BULK_BEFORE], rows, abort, deadline_ns, trouble)
+
+
+@kernel
 def _alone(i, state, abort, deadline_ns, trouble):  # type: ignore[no-untyped-def]
     """Steps that one lane runs."""
     if i[0] == PUSH:
         return _push(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
     if i[0] == PULL:
         return _pull(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
-    if i[0] == PULL_CELLS:
-        return pull_cells(i, state[BASE], state[ROWS], abort, deadline_ns, trouble)
-    if i[0] == PUSH_CELLS:
-        push_cells(i, state[BASE], state[ROWS])
-    elif i[0] == ARGMAX:
+    if i[0] == PUSH_CELLS or i[0] == PULL_CELLS:
+        return _among_gpus(i, state, abort, deadline_ns, trouble)
+    if i[0] == ARGMAX:
         _argmax(i)
     return ARRIVED
 
@@ -295,8 +311,8 @@ def _meet(arrived, lane, ticket, abort, deadline_ns):  # type: ignore[no-untyped
 def run(tape, begin, end, state, arrived, lane, abort, deadline_ns, ends_ns, trouble):  # type: ignore[no-untyped-def]
     """Runs instructions [begin, end) as lane `lane`; ARRIVED, TIMED_OUT or ABORTED.
 
-    tape: [steps, WIDTH]; state: [3]; arrived: [lanes, 8]; ends_ns: [steps], when each step ended; trouble: [3], written
-    on failure: outcome, step, index of the peer waited for or -1 for another lane.
+    tape: [steps, WIDTH]; state: [5], or [3] without GPUs; arrived: [lanes, 8]; ends_ns: [steps], when each step ended;
+    trouble: [3], written on failure: outcome, step, index of the peer waited for or -1 for another lane.
     """
     lanes = arrived.shape[0]
     ticket = arrived[lane, 0]

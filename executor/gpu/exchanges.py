@@ -1,12 +1,12 @@
 """What an exchange of a GPU device moves, in terms of its buffers, and the exchanges of a plan bound to host memory.
 
-Few rows go by flag-in-word exchanges, which a graph can hold; many rows in chunks, numbered on by the host.
+Few rows go by cells that carry their pass's number, many rows in chunks with flags.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -90,13 +90,12 @@ def make_sites(
 
 @dataclass
 class PhaseExchanges:
-    """Binds the exchanges of one phase for one device. `number`: of the first bulk collective of the pass at hand."""
+    """Binds the exchanges of one phase for one device."""
 
     sites: dict[int, Site]
     rank: Rank
     bulk: Bulk
     eps: float
-    number: int = field(default=1)
 
     def bind(self, state: GpuState, moved: Moved) -> tuple[Run, torch.Tensor | None]:
         site = self.sites[moved.site]
@@ -124,8 +123,8 @@ class PhaseExchanges:
             t.part += t.carry  # not in the kernel: what it pulls may overwrite what it has yet to push
         span = moved.pull.span if moved.pull is not None and size(moved.pull.span) else None
         self.bulk(
-            self.number + moved.site, widths, site.consumers, site.combine, site.wire, rows, t.part, t.out, t.residual,
-            span=span,
+            moved.site, widths, site.consumers, site.combine, site.wire, rows, t.part, t.out, t.residual, span=span,
+            told=site.number,
         )  # fmt: skip
         if moved.norm_weight is not None and t.out is not None and t.scaled is not None:
             norm.norm(t.out, moved.norm_weight, self.eps, t.scaled)

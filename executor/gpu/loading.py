@@ -32,7 +32,7 @@ from .pieces import BUCKETS
 from .program import GpuBinder
 from .residuals import Residuals
 from .runner import GpuProgram, GpuRunner
-from .state import FEW_ROWS, Formats, GpuState
+from .state import BULK, Formats, GpuState
 from .tokens import Tokens
 
 Runners = dict[Phase, GpuRunner]
@@ -74,7 +74,7 @@ class GpuLoader:
             first = sum(map(len, sites.values()))
             sites[phase] = make_sites(layout, self.steps[phase], first, self.model.hidden, self.residuals, self.form)
         widest = max((sum(site.widths) for each in sites.values() for site in each.values()), default=0)
-        slots = new_bulk_slots(layout, FEW_ROWS if self.cpus else self.rows, max(widest, self.model.hidden))
+        slots = new_bulk_slots(layout, self.rows, max(widest, self.model.hidden))
         heads, everyone = members(self.split.head), tuple(sorted(self.devices))
         handover, results = new_handover(layout, sum(map(len, sites.values())), heads, everyone), new_results(layout)
         memory = HostMemory(layout, [device.index for device in self.devices.values()])
@@ -112,7 +112,7 @@ class GpuLoader:
         for phase, mine in sites.items():
             bind = partial(self._program, phase, states, mine, slots, handover, tokens)
             programs = all_at_once({d: workers[d] for d in self.devices}, bind)
-            cpus = ranks.runner(self.steps[phase], mine) if self.cpus else None
+            cpus = ranks.runner(self.steps[phase], mine, slots) if self.cpus else None
             runners[phase] = GpuRunner(list(programs.values()), tokens, self.context, self.logits, self.rows, cpus)
         self._warm_up(runners, tokens)
         return {"decode": runners["decode"], "prefill": runners.get("prefill", runners["decode"])}
@@ -133,7 +133,7 @@ class GpuLoader:
     ) -> GpuProgram:
         state, device = states[d], self.devices[d]
         rank = Rank(tokens.memory, d, device.index, self.limit_ms)
-        exchanges = PhaseExchanges(sites, rank, Bulk(slots, rank), self.model.norm_eps)
+        exchanges = PhaseExchanges(sites, rank, Bulk(slots, rank, base=state.control[BULK:]), self.model.norm_eps)
         binder = GpuBinder(self.model, state, self.residuals, exchanges)
         launches = binder.bind(device_steps(self.steps[phase], d))
         hand_over = self._hand_over(state, handover, rank, tokens)
@@ -156,37 +156,32 @@ class GpuLoader:
     def _warm_up(self, runners: Runners, tokens: Tokens) -> None:
         """Every size of every phase once, with all waits given up, then the graphs of decode, then all is forgotten."""
         programs = [program for runner in runners.values() for program in runner.programs]
-        each = [runner.collectives for runner in runners.values() for _ in runner.programs]
-        sizes = [bucket for bucket in BUCKETS if bucket <= (FEW_ROWS if self.cpus else self.rows)]
+        sizes = [bucket for bucket in BUCKETS if bucket <= self.rows]
         tokens.memory.abort()
-        for program, collectives in zip(programs, each, strict=True):
-            program.worker.submit(partial(_launch_all, program, sizes, collectives)).result()
+        for program in programs:
+            program.worker.submit(partial(_launch_all, program, sizes)).result()
         for program in runners["decode"].programs:
             program.worker.submit(partial(program.capture, 1, True)).result()
         for program in runners.get("prefill", runners["decode"]).programs:
             program.worker.submit(partial(_capture_all, program, sizes[1:])).result()
         for program in programs:
-            program.worker.submit(program.exchanges.bulk.reset).result()
+            program.worker.submit(program.exchanges.bulk.settle).result()
         for device in self.devices.values():
             device.worker.submit(device.compute.synchronize).result()
         tokens.memory.reset()
 
 
-def _launch_all(program: GpuProgram, sizes: list[int], collectives: int) -> None:
-    """The largest size again: in which slots a bulk collective waits for readers depends on the pass before."""
-    for pass_, rows in enumerate([*sizes, *sizes[-1:] * 2]):
-        program.exchanges.number = 1 + pass_ * collectives
+def _launch_all(program: GpuProgram, sizes: list[int]) -> None:
+    """The largest size again: for whom a bulk exchange waits depends on the pass before."""
+    for rows in [*sizes, *sizes[-1:] * 2]:
         program.state.upload([0] * rows, rows, 0, 1)
         program.launch(rows, logits=True)
     program.worker.stream.synchronize()
 
 
 def _capture_all(program: GpuProgram, sizes: list[int]) -> None:
-    """Passes over prompts, as far as they can be captured; those without logits only in the largest size, which is that
-    of all chunks but the last.
-    """
-    possible = [rows for rows in sizes if rows <= program.capturable_rows]
-    for rows in possible:
+    """Passes over prompts; those without logits only in the largest size, which is that of all chunks but the last."""
+    for rows in sizes:
         program.capture(rows, logits=True)
-    for rows in possible[-1:]:
+    for rows in sizes[-1:]:
         program.capture(rows, logits=False)

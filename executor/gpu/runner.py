@@ -78,11 +78,6 @@ class GpuProgram:
         self.worker.stream.synchronize()
         self.timeline = [(named_after(launch), started_ns + int(begin.elapsed_time(end) * 1e6)) for launch, end in ends]
 
-    @property
-    def capturable_rows(self) -> int:
-        """Rows of the largest pass that the host has no part in but to start it."""
-        return FEW_ROWS if any(step.collective >= 0 for step in self.steps) else self.state.rows
-
     def capture(self, rows: int, logits: bool) -> None:
         """Records a pass; everything it launches must have been loaded before."""
         self.state.upload([0] * rows, rows, 0, 1)
@@ -130,7 +125,7 @@ class GpuRunner:
     """The programs of one phase on all devices that take part, ready to run passes one after the other.
 
     `rows`: that the devices' buffers have room for. `cpus`: the CPU devices of the plan, None without. They take no
-    padded rows, and no more at once than cells carry, and the host tells them every token.
+    padded rows, and the host tells them every token.
     """
 
     def __init__(
@@ -149,20 +144,18 @@ class GpuRunner:
 
     def run(self, tokens: Sequence[int], position: int, logits: bool) -> None:
         """Passes over `tokens`, the first at `position`. DeviceFailed when a device fails; all have stopped then."""
-        at, most = 0, FEW_ROWS if self.cpus else self.rows
-        for taken, bucket in pieces(len(tokens), position, self.capacity, most, padded=self.cpus is None):
+        at = 0
+        for taken, bucket in pieces(len(tokens), position, self.capacity, self.rows, padded=self.cpus is None):
             last = at + taken == len(tokens)
             self._pass(tokens[at : at + taken], bucket, position + at, logits and last)
             at += taken
 
     def _pass(self, tokens: Sequence[int], bucket: int, position: int, logits: bool) -> None:
-        self.host.epoch += 1
-        number, self.host.bulk = self.host.bulk, self.host.bulk + self.collectives
+        numbers = self.host.begin_pass(self.collectives, large=bucket > FEW_ROWS)
         padded = [*tokens, *(0,) * (bucket - len(tokens))]
 
         def enqueue(program: GpuProgram) -> None:
-            program.state.upload(padded, len(tokens), position, self.host.epoch)
-            program.exchanges.number = number
+            program.state.upload(padded, len(tokens), position, self.host.epoch, numbers)
             if self.timed:
                 program.launch_timed(bucket, logits)
             else:

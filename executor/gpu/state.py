@@ -13,7 +13,7 @@ from ...planner.steps import Kind, Step
 from ..weights import Key, Shard
 
 FEW_ROWS = 16  # what the kernels of decode take at once
-POSITION, EPOCH, ROWS = range(3)  # words of `control`
+POSITION, EPOCH, ROWS, BULK, BULK_BEFORE = range(5)  # words of `control`
 CONTROL_WORDS = 8
 _WIDTH_OF = {"qkv": "qkv", "gate_up": "gate_up", "attention": "mixed", "swiglu": "activated", "pull_inputs": "gathered"}
 
@@ -68,10 +68,14 @@ class GpuState:
         exact = name in ("hidden", "part", "sums", "logits")
         return torch.zeros(rows * wide, dtype=torch.float32 if exact else self.formats.weights, device=self.place)
 
-    def upload(self, tokens: Sequence[int], rows: int, position: int, epoch: int) -> None:
-        """Says what the next pass is of: `tokens`, of which the first `rows` count."""
+    def upload(
+        self, tokens: Sequence[int], rows: int, position: int, epoch: int, bulk: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Says what the next pass is of: `tokens`, of which the first `rows` count. `bulk`: where the numbers of its
+        large exchanges begin, and those of the pass before it that had any.
+        """
         self.last_row.fill_(rows - 1)
-        self.control[:3].copy_(torch.tensor([position, epoch, rows], dtype=torch.int32))
+        self.control[:5].copy_(torch.tensor([position, epoch, rows, *bulk], dtype=torch.int32))
         self.tokens[: len(tokens)].copy_(torch.tensor(tokens, dtype=torch.int64))
 
     def best(self) -> tuple[float, int]:

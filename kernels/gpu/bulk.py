@@ -4,7 +4,9 @@ The first programs push, the rest pull. A chunk is some whole rows of a part, ab
 whose epoch is the number of the collective. One thread of a program waits, and one fences and signals: a fence reaches
 to the host and back, and those of many threads would follow each other. Slots are few (RING a producer) and taken in
 turn by number; before a slot is written again its last readers must have said, in their `pulled` words, that they are
-through. Numbers grow by one with every bulk collective of the plan, whoever takes part, and begin at 1.
+through. Numbers grow by one with every bulk collective of the plan, whoever takes part, and begin at 1. A pass that is
+captured reads where its numbers begin from device memory (`Bulk.base`), and which slots are its readers' does not
+change: passes begin at even numbers, and all that exchange so are of one program.
 Parts are added in producer order in float32 from what was rounded to the wire type: all members get the same bits.
 """
 
@@ -72,10 +74,14 @@ def pull_tile(
     return value.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["readers_number", "number", "rows", "chunk_rows", "abort", "trouble", "limit_ms"])
+@triton.jit(
+    do_not_specialize=[
+        "begins", "before", "wraps", "number", "told", "rows", "chunk_rows", "abort", "trouble", "limit_ms"
+    ]
+)  # fmt: skip
 def bulk_kernel(
     part, part_stride, carry, carry_stride, out, out_stride, residual, residual_stride, done, data, flags, data_step,
-    flag_step, pulled, readers_number, number, rows, chunk_rows, begin, end, abort, trouble, limit_ms,
+    flag_step, pulled, begins, before, wraps, number, told, rows, chunk_rows, begin, end, abort, trouble, limit_ms,
     READERS_WAIT: tl.constexpr, WAIT: tl.constexpr, CONSTRAINTS: tl.constexpr, DEVICES: tl.constexpr,
     WIDTHS: tl.constexpr, DEVICE: tl.constexpr, OWN: tl.constexpr, CONCAT: tl.constexpr, PUSHES: tl.constexpr,
     PULLS: tl.constexpr, PUSHERS: tl.constexpr, PULLERS: tl.constexpr, WIRE: tl.constexpr, TILE: tl.constexpr,
@@ -87,6 +93,8 @@ def bulk_kernel(
     They are the same in every pass, so one warm-up of a call-site loads what it needs.
     """
     program = tl.program_id(0)
+    readers_number = tl.load(begins + wraps) + before
+    number = tl.load(begins) + number
     chunks = tl.cdiv(rows, chunk_rows)
     lanes = tl.arange(0, TILE)
     if program < PUSHERS:
@@ -94,7 +102,7 @@ def bulk_kernel(
             if READERS_WAIT is not None:
                 tl.inline_asm_elementwise(
                     READERS_WAIT, CONSTRAINTS, [pulled, tl.full([], LINE, tl.int64), readers_number, abort, trouble,
-                    (number & 0x3FFFFF) << 8, limit_ms], dtype=tl.int32, is_pure=False, pack=1,
+                    told << 8, limit_ms], dtype=tl.int32, is_pure=False, pack=1,
                 )  # fmt: skip
                 tl.debug_barrier()
             mine = slot_of(data, data_step, DEVICE, WIRE)
@@ -113,7 +121,7 @@ def bulk_kernel(
             if WAIT is not None:
                 tl.inline_asm_elementwise(
                     WAIT, CONSTRAINTS, [flags + chunk.to(tl.int64) * LINE, flag_step.to(tl.int64), number, abort,
-                    trouble, (number & 0x3FFFFF) << 8, limit_ms], dtype=tl.int32, is_pure=False, pack=1,
+                    trouble, told << 8, limit_ms], dtype=tl.int32, is_pure=False, pack=1,
                 )  # fmt: skip
                 tl.debug_barrier()
             for row in range(chunk * chunk_rows, tl.minimum(rows, (chunk + 1) * chunk_rows)):
@@ -159,23 +167,33 @@ def bulk_kernel(
 
 @dataclass
 class Bulk:
-    """One GPU device's part in the bulk collectives of a plan; keeps which of its slots others may still be reading."""
+    """One GPU device's part in the bulk collectives of a plan; keeps which of its slots others may still be reading.
+
+    `base`: int32 [2], where the numbers of the pass at hand and of the one before it begin; zeros if not given.
+    """
 
     slots: BulkSlots
     rank: Rank
     tile: int = TILE
     pushers: int = PUSHERS
     pullers: int = PULLERS
+    base: torch.Tensor | None = None
     readers: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)  # ring -> number, consumers
     compiled: dict[object, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.done = torch.zeros(1, dtype=torch.int32, device=f"cuda:{self.rank.gpu}")
+        place = f"cuda:{self.rank.gpu}"
+        self.done = torch.zeros(1, dtype=torch.int32, device=place)
+        self.base = torch.zeros(2, dtype=torch.int32, device=place) if self.base is None else self.base
+
+    def settle(self) -> None:
+        """Makes the kernels' count good after waits were given up."""
+        self.done.zero_()
 
     def reset(self) -> None:
         """Forgets earlier collectives; with `HostMemory.reset`, while all devices are idle."""
         self.readers.clear()
-        self.done.zero_()
+        self.settle()
 
     def __call__(
         self,
@@ -190,9 +208,11 @@ class Bulk:
         residual: torch.Tensor | None = None,
         carry: torch.Tensor | None = None,
         span: tuple[int, int] | None = None,
+        told: int | None = None,
     ) -> None:
-        """Collective `number` of the plan over `rows` rows; `widths` by producer; `span`: the columns of a sum that
-        this device wants; `carry` must not share memory with `out`. Launches one kernel on the current stream.
+        """Collective `number`, counted from `base[0]`, over `rows` rows; `widths` by producer; `span`: the columns of a
+        sum that this device wants; `carry` must not share memory with `out`; `told`: what a wait in vain is told by, if
+        not the number. Launches one kernel on the current stream.
         """
         s, r = self.slots, self.rank
         devices = tuple(sorted(d for d, width in widths.items() if width))
@@ -201,6 +221,7 @@ class Bulk:
         pulls, ring = r.device in consumers, number % RING
         pushes = own >= 0 and consumers != (r.device,)
         before, readers = self.readers.get(ring, (0, ())) if pushes else (0, ())
+        wraps = int(before >= number)  # that was in the pass before, whose numbers began at base[1]
         if pushes:
             self.readers[ring] = (number, tuple(c for c in consumers if c != r.device))
         begin, end = span or (0, sum(wide) if combine == "concat" else wide[0])
@@ -209,8 +230,9 @@ class Bulk:
             *(x for tensor in tensors for x in (tensor, row_stride(tensor))),
             self.done,
             r.at(s.data + ring * s.slot_bytes), r.at(s.flags + ring * s.flag_bytes), RING * s.slot_bytes,
-            RING * s.flag_bytes, r.at(s.pulled), before, number, rows, chunk_rows(sum(wide) // len(wide)), begin, end,
-            r.abort, r.trouble, r.limit_ms,
+            RING * s.flag_bytes, r.at(s.pulled), self.base, before, wraps, number,
+            number & 0x3FFFFF if told is None else told, rows, chunk_rows(sum(wide) // len(wide)), begin, end, r.abort,
+            r.trouble, r.limit_ms,
         )  # fmt: skip
         constants = (readers, devices, wide, own, combine, pushes, pulls, wire)
         key = (*constants, begin, end, *map(_specialised, tensors))

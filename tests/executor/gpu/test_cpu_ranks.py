@@ -30,6 +30,7 @@ from tpplan.executor.session import Session
 from tpplan.executor.weight_files import open_weights
 from tpplan.executor.weights import ShardReader
 from tpplan.kernels import staging, tape
+from tpplan.kernels.gpu.bulk import new_bulk_slots
 from tpplan.kernels.gpu.host_memory import HostMemory, Layout
 from tpplan.kernels.gpu.slots import Site, host_pull, host_push, new_site, slot
 from tpplan.planner.model_files import load_model
@@ -37,12 +38,13 @@ from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import Phase, Split
 
 SHAPE: dict[str, Any] = {"hidden_size": 192, "num_attention_heads": 6, "num_key_value_heads": 2}
-IDS = torch.randint(0, 2304, (30,), generator=torch.Generator().manual_seed(7)).tolist()
-PROMPT = 27
+IDS = torch.randint(0, 2304, (144,), generator=torch.Generator().manual_seed(7)).tolist()
+PROMPT = 141
+ROWS = 64  # of a pass: more than cells take
 
 
 def runners(
-    model: ModelSpec, path: Path, split: Split, held: ExitStack, context: int = 64
+    model: ModelSpec, path: Path, split: Split, held: ExitStack, context: int = 256
 ) -> tuple[dict[Phase, PassRunner], Tokens, torch.Tensor]:
     """Programs of CPU devices only, which exchange through cells."""
     steps, logits = phase_steps(model, split), torch.zeros(model.vocab)
@@ -50,24 +52,26 @@ def runners(
     for phase in steps:
         first = sum(map(len, sites.values()))
         sites[phase] = make_sites(layout, steps[phase], first, model.hidden, Residuals.of(split, True), torch.float32)
+    widest = max((sum(site.widths) for each in sites.values() for site in each.values()), default=model.hidden)
+    slots = new_bulk_slots(layout, ROWS, max(widest, model.hidden))
     host = Tokens(HostMemory(layout), {}, 0)
     busy = [d for d in range(len(TRIO)) if steps_of_any_phase(steps, d)]
     workers = {d: start_worker(TRIO[d], held) for d in busy}
     ropes = rope_tables(model.rope, model.head_dim, context)
-    ranks = CpuRanks(model, workers, dict(enumerate(TRIO)), host, ropes, logits, FEW_ROWS, torch.float32)
+    ranks = CpuRanks(model, workers, dict(enumerate(TRIO)), host, ropes, logits, ROWS, torch.float32)
     with open_weights(path, model) as files:
         for d in busy:
             mine = steps_of_any_phase(steps, d)
             ranks.add(d, mine, ShardReader(files, model, split, torch.float32, d).read_all(mine))
-    return {phase: ranks.runner(steps[phase], sites[phase]) for phase in steps}, host, logits
+    return {phase: ranks.runner(steps[phase], sites[phase], slots) for phase in steps}, host, logits
 
 
 def passes(runner: PassRunner, host: Tokens, ids: list[int], position: int) -> None:
     """As `GpuRunner.run` cuts them."""
-    at = 0
-    for taken, bucket in pieces(len(ids), position, 64, FEW_ROWS, False):
+    at, collectives = 0, 1 + max(step.collective for program in runner.programs for step in program.steps)
+    for taken, bucket in pieces(len(ids), position, 256, ROWS, False):
         assert taken == bucket
-        host.epoch += 1
+        host.begin_pass(collectives, large=bucket > FEW_ROWS)
         runner.run(ids[at : at + taken], position + at, at + taken == len(ids))
         at += taken
 
@@ -111,8 +115,8 @@ def instructions(memory: HostMemory, site: Site, device: int, part: torch.Tensor
     parts = np.array(table, dtype=np.int64)
     how = tape.CONCAT if site.combine == "concat" else tape.SUM
     own_slot = base + 16 * site.slot_cells[site.producers.index(device)]
-    push = (tape.PUSH_CELLS, part.data_ptr(), own_slot, part.shape[1], copy)
-    pull = (tape.PULL_CELLS, out.data_ptr(), parts.ctypes.data, len(parts), how, out.shape[1], copy)
+    push = (tape.PUSH_CELLS, part.data_ptr(), own_slot, part.shape[1], copy, 0, 0, 16)
+    pull = (tape.PULL_CELLS, out.data_ptr(), parts.ctypes.data, len(parts), how, out.shape[1], copy, 16)
     return tape.table([push, pull]), parts
 
 
@@ -174,6 +178,6 @@ def test_a_stalled_cpu_device_stops_the_others(tmp_path: Path, monkeypatch: pyte
         by_phase, host, _ = runners(model, path, split, held)
         decode = by_phase["decode"]
         decode.programs = decode.programs[1:]
-        host.epoch += 1
+        host.begin_pass(0, large=False)
         with pytest.raises(DeviceFailed, match=r"device cpu\S* failed in .*, step pull\w*: waited too long for device"):
             decode.run([1], 0, True)

@@ -16,7 +16,7 @@ from tpplan.kernels.gpu import bulk, exchange, handover, waiting  # noqa: E402
 
 ARCHITECTURES = [75, 80, 86, 89, 90, 120]
 ADDRESSES = ("base", "data", "flags", "pulled", "abort", "trouble", "results")
-POINTERS = {"scaled": "*bf16", "control": "*i32", "done": "*i32", "best_id": "*i64", "token": "*i64"}
+POINTERS = {"scaled": "*bf16", "control": "*i32", "done": "*i32", "begins": "*i32", "best_id": "*i64", "token": "*i64"}
 FLOATS = ("part", "carry", "out", "residual", "weight", "squares", "best_value")
 
 
