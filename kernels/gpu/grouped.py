@@ -1,0 +1,212 @@
+"""Grouped-affine weights as the GPU's products read them: `w = (code - zero) * scale + minimum`, groups along the input.
+
+A place is a position along the input. Places go in runs of `run`, and `planes` runs make a tile: 4 of 4-bit codes, 2 of
+8-bit ones. Row by row a tile holds `run` int16, and word p has the codes of places p, run + p, ... of its tile, the
+first in its low bits (8-bit codes with their top bit flipped). So one shift and mask gives two neighbouring places of
+one run at once, wherever the matrix units want them, and a tile's rows are pieces of 64 or 128 bytes.
+
+codes: int16 `[halves * blocks, tiles, 16, run]`, blocks of 16 rows: what a program reads lies in one piece. table:
+int32 `[halves * blocks, groups, 1 or 2, 16]`; a word has the scale in its low 16 bits and the zero, an integer, or the
+minimum above, or two words have float32s. Where groups are ragged, `groups_of_runs` names the group of each run, and
+runs are filled up with places of no input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+BLOCK = 16  # rows
+RUNS = (64, 32, 16)
+NONE, ZEROS, MINIMUMS = range(3)  # what a table holds beside scales
+FLOAT16, BFLOAT16, FLOAT32 = range(3)  # how
+TABLES = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
+
+
+@dataclass(frozen=True)
+class GroupedWeight:
+    """A matrix of `rows` outputs and `places` inputs, or `halves` such one after the other (gate, up).
+
+    Either `tiles_per_group` tiles have one group, or `groups_per_tile` groups lie in a tile; ragged ones have neither.
+    `zero` is taken off every code, unless the table has zeros.
+    """
+
+    codes: torch.Tensor
+    table: torch.Tensor
+    groups_of_runs: torch.Tensor | None
+    bits: int
+    rows: int
+    places: int
+    halves: int
+    zero: int
+    second: int
+    table_format: int
+    tiles_per_group: int
+    groups_per_tile: int
+
+    @property
+    def planes(self) -> int:
+        return 16 // self.bits
+
+    @property
+    def run(self) -> int:
+        return self.codes.shape[3]
+
+    @property
+    def tiles(self) -> int:
+        return self.codes.shape[1]
+
+    @property
+    def groups(self) -> int:
+        return self.table.shape[1]
+
+    @property
+    def blocks(self) -> int:
+        """Of a half."""
+        return self.codes.shape[0] // self.halves
+
+    @property
+    def nbytes(self) -> int:
+        runs = 0 if self.groups_of_runs is None else self.groups_of_runs.nbytes
+        return self.codes.nbytes + self.table.nbytes + runs
+
+
+def pack(
+    codes: torch.Tensor,
+    group_of_input: torch.Tensor | int,
+    scales: torch.Tensor,
+    minimums: torch.Tensor | None = None,
+    zeros: torch.Tensor | None = None,
+    *,
+    bits: int = 4,
+    zero: int = 0,
+    halves: int = 1,
+    run: int | None = None,
+) -> tuple[GroupedWeight, torch.Tensor | None]:
+    """The weight, and the input of each of its places, int32 [places], -1 for none; None where inputs stay as they are.
+
+    codes: uint8 [N, K], one a byte; group_of_input: a group's size, or int [K] in any order; scales, minimums: float16,
+    bfloat16 or float32 [N, groups]; zeros: uint8 [N, groups]. With `halves` 2 the first N / 2 rows are the gate's.
+    Results of other rows of one matrix may be concatenated, where N is a multiple of 16. `run`: of ragged groups.
+    """
+    check(codes, group_of_input, scales, minimums, zeros, bits)
+    N, K = codes.shape
+    if isinstance(group_of_input, int):
+        group_of_input = torch.arange(K, device=codes.device) // group_of_input
+    planes, group_of_input = 16 // bits, group_of_input.to(codes.device)
+    order = torch.argsort(group_of_input, stable=True)
+    sizes = torch.bincount(group_of_input, minlength=scales.shape[1])
+    regular = _regular(sizes.tolist(), planes)
+    groups_of_runs = None
+    if regular is not None:
+        run, tiles_per_group, groups_per_tile = regular
+        order = None if bool((order[1:] > order[:-1]).all()) else order.int()
+        codes = codes if order is None else codes[:, order.long()]
+    else:
+        run = run or _ragged_run(sizes, planes)
+        tiles_per_group, groups_per_tile = 0, planes
+        order, groups_of_runs = _runs(order, sizes, run, planes)
+        codes = torch.where(order >= 0, codes[:, order.clamp(min=0).long()], 0).to(torch.uint8)
+    places = codes.shape[1]
+    second = minimums if minimums is not None else zeros
+    weight = GroupedWeight(
+        _words(codes, bits, run, halves), _table(scales, second, halves), groups_of_runs, bits, N // halves, places,
+        halves, zero if zeros is None else 0, NONE if second is None else ZEROS if second is zeros else MINIMUMS,
+        TABLES[scales.dtype], tiles_per_group, groups_per_tile,
+    )  # fmt: skip
+    return weight, order
+
+
+def check(
+    codes: torch.Tensor,
+    group_of_input: torch.Tensor | int,
+    scales: torch.Tensor,
+    minimums: torch.Tensor | None,
+    zeros: torch.Tensor | None,
+    bits: int,
+) -> None:
+    """ValueError where operands of `pack` do not belong together."""
+    (N, K), groups = codes.shape, scales.shape[1]
+    if bits not in (4, 8):
+        raise ValueError(f"codes of {bits} bits: widen them to 4 or 8")
+    if scales.dtype not in TABLES:
+        raise ValueError(f"scales of {scales.dtype}: convert them to float16, bfloat16 or float32")
+    if zeros is not None and minimums is not None:
+        raise ValueError("zeros beside minimums: fold the zeros into the minimums")
+    for name, table in (("scales", scales), ("minimums", minimums), ("zeros", zeros)):
+        if table is not None and table.shape != (N, groups):
+            raise ValueError(f"{name} of shape {tuple(table.shape)}, {N} rows of {groups} groups expected")
+    if minimums is not None and minimums.dtype is not scales.dtype:
+        raise ValueError(f"minimums of {minimums.dtype} beside scales of {scales.dtype}: convert one of them")
+    count = -(-K // group_of_input) if isinstance(group_of_input, int) else int(group_of_input.max()) + 1
+    if count > groups or (not isinstance(group_of_input, int) and len(group_of_input) != K):
+        raise ValueError(f"{K} inputs in {count} groups do not fit {groups} groups of scales: check the group indices")
+
+
+def _regular(sizes: list[int], planes: int) -> tuple[int, int, int] | None:
+    """run, tiles a group (0 where a tile has several), groups a tile, of groups of one size; None of ragged ones."""
+    size = sizes[0]
+    if len(sizes) == 1:
+        return RUNS[0], 1 << 24, 1
+    if any(other != size for other in sizes[:-1]) or sizes[-1] > size:
+        return None
+    for run in RUNS:
+        runs = size // run
+        if size % run == 0 and runs % planes == 0:
+            return run, runs // planes, 1
+        if size % run == 0 and planes % runs == 0:
+            return run, 0, planes // runs
+    return None
+
+
+def _ragged_run(sizes: torch.Tensor, planes: int) -> int:
+    """The longer run, unless filling it up costs more bytes than shorter ones save."""
+    return 32 if (-(-sizes // 32) * 32).sum() <= 1.1 * (-(-sizes // 16) * 16).sum() else 16
+
+
+def _runs(order: torch.Tensor, sizes: torch.Tensor, run: int, planes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """order: of inputs by group -> the input of each place, and the group of each run, both for whole tiles."""
+    runs = -(-sizes // run)
+    total = -(-int(runs.sum()) // planes) * planes
+    groups = torch.zeros(total, dtype=torch.int32, device=order.device)
+    groups[: int(runs.sum())] = torch.repeat_interleave(torch.arange(len(sizes), device=order.device), runs).int()
+    begin, used = (runs.cumsum(0) - runs) * run, sizes.cumsum(0) - sizes
+    at = torch.repeat_interleave(begin - used, sizes) + torch.arange(len(order), device=order.device)
+    places = torch.full((total * run,), -1, dtype=torch.int32, device=order.device)
+    places[at] = order.int()
+    return places, groups
+
+
+def _words(codes: torch.Tensor, bits: int, run: int, halves: int) -> torch.Tensor:
+    """uint8 [N, places] -> int16 [halves * blocks, tiles, 16, run]."""
+    planes, (N, K) = 16 // bits, codes.shape
+    rows, tiles = N // halves, -(-K // (run * planes))
+    blocks = -(-rows // BLOCK)
+    full = torch.zeros(halves, blocks * BLOCK, tiles * planes * run, dtype=torch.uint8, device=codes.device)
+    full[:, :rows, :K] = codes.view(halves, rows, K) ^ (128 if bits == 8 else 0)
+    parts = full.view(halves * blocks, BLOCK, tiles, planes, run).permute(3, 0, 2, 1, 4)
+    word = torch.zeros(parts.shape[1:], dtype=torch.int32, device=codes.device)
+    for at, part in enumerate(parts):
+        word |= part.int() << (bits * at)
+    return word.to(torch.int16).contiguous()
+
+
+def _table(scales: torch.Tensor, second: torch.Tensor | None, halves: int) -> torch.Tensor:
+    """[N, groups] twice -> int32 [halves * blocks, groups, 1 or 2, 16]."""
+    pair = torch.stack([_bits(scales), torch.zeros_like(_bits(scales)) if second is None else _bits(second)], 2)
+    if scales.dtype is not torch.float32:
+        pair = (pair[:, :, :1] & 0xFFFF) | (pair[:, :, 1:] << 16)
+    N, groups, words = pair.shape
+    rows = N // halves
+    blocks = -(-rows // BLOCK)
+    full = torch.zeros(halves, blocks * BLOCK, groups, words, dtype=torch.int32, device=scales.device)
+    full[:, :rows] = pair.view(halves, rows, groups, words)
+    return full.view(halves * blocks, BLOCK, groups, words).permute(0, 2, 3, 1).contiguous()
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    """As int32: those of floats in the low half or in all of it, integers as they are."""
+    if values.dtype is torch.float32:
+        return values.contiguous().view(torch.int32)
+    return (values.contiguous().view(torch.int16) if values.is_floating_point() else values).int()

@@ -1,0 +1,187 @@
+"""y = x @ w^T + bias for few rows, weights grouped-affine (grouped.py): codes become 16-bit floats in registers.
+
+The matrix units multiply 16 rows of a weight by 8 columns, so one row of x would leave seven columns idle. Instead each
+of PARTS parts of the input gets columns of its own: the program's rows stand below one another once for each part, a
+warp takes a part or several, and of the results those count whose row and column are of one part. Codes less zeros are
+exact; sums are float32 within a group, then scaled and added in a fixed order: results repeat bitwise.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .grouped import BLOCK, MINIMUMS, ZEROS, GroupedWeight
+from .launch import options, shared_bytes, tile, wait
+from .linear import ROWS
+from .planes import as_float, plane, prefetch
+
+_ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
+AHEAD_BYTES = 16384  # asked for by a program before its input is ready
+
+
+@triton.jit(do_not_specialize=["rows", "tiles", "tiles_per_group", "parts"])
+def product(
+    x, codes, table, groups_of_runs, bias, out, squares, rows, N, K, tiles, groups, tiles_per_group, parts, width, eps,
+    HALVES: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
+    ZERO: tl.constexpr, FORMAT: tl.constexpr, SQUARES: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
+    THREADS: tl.constexpr, BIASED: tl.constexpr, SCALED: tl.constexpr, PLAIN: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Each program: BLOCK_N outputs; with HALVES 2, of the gate and of the up half, and silu(gate) * up."""
+    PLANES: tl.constexpr = 16 // BITS
+    EACH: tl.constexpr = PLANES // GROUPS_PER_TILE
+    WORDS: tl.constexpr = 2 if FORMAT == 2 else 1
+    TYPE: tl.constexpr = x.dtype.element_ty
+    m, c, p = tl.arange(0, PARTS * HALVES * BLOCK_N), tl.arange(0, COLUMNS), tl.arange(0, RUN)
+    part, part_of_column, row = m // (HALVES * BLOCK_N), c // ROWS, c % ROWS
+    share = tl.cdiv(tiles, PARTS)
+    blocks = tl.cdiv(N, _BLOCK)
+    block = tl.minimum(tl.program_id(0) * (BLOCK_N // _BLOCK) + m % BLOCK_N // _BLOCK, blocks - 1)
+    block = (block + m // BLOCK_N % HALVES * blocks).to(tl.int64)
+    first, inside = part * share, m % _BLOCK
+    words = codes + ((block * tiles + first) * _BLOCK + inside)[:, None] * RUN + p[None, :]
+    if OVERLAP and AHEAD:
+        _prefetch_codes(codes, tiles, share, blocks, HALVES, BLOCK_N, PARTS, RUN, AHEAD, THREADS)
+    wait(OVERLAP)
+    asked = x + (row * K + part_of_column * (share * PLANES * RUN))[None, :] + p[:, None]
+    mine = (part_of_column < PARTS) & (row < rows)
+    place = (part_of_column * (share * PLANES * RUN))[None, :] + p[:, None]
+    total = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
+    for i in tl.range(0, share, num_stages=STAGES):
+        there = first + i < tiles
+        w = tl.load(words + i * (_BLOCK * RUN), mask=there[:, None], other=0, eviction_policy="evict_first")
+        for g in tl.static_range(GROUPS_PER_TILE):
+            if RAGGED:
+                group = tl.load(groups_of_runs + (first + i) * PLANES + g, mask=there, other=0)
+            elif GROUPS_PER_TILE > 1:
+                group = (first + i) * GROUPS_PER_TILE + g
+            else:
+                group = (first + i) // tiles_per_group
+            found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
+            pair = tl.load(found, mask=there & (group < groups), other=0)
+            second = pair >> 16
+            if WORDS == 2 and SECOND:
+                second = tl.load(found + _BLOCK, mask=there & (group < groups), other=0)
+            sums = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
+            ones = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
+            for e in tl.static_range(EACH):
+                at = i * (PLANES * RUN) + (g * EACH + e) * RUN
+                values = tl.load(asked + at, mask=mine[None, :] & (place + at < K), other=0.0)
+                a = plane(w, second, BITS, g * EACH + e, SECOND, ZERO, TYPE, PLAIN)
+                sums = tl.dot(a, values, sums, input_precision="ieee")
+                if SECOND == _MINIMUMS:
+                    one = tl.full((PARTS * HALVES * BLOCK_N, RUN), 1.0, TYPE)
+                    ones = tl.dot(one, values, ones, input_precision="ieee")
+            total += as_float(pair, FORMAT)[:, None] * sums
+            if SECOND == _MINIMUMS:
+                total += as_float(second, FORMAT)[:, None] * ones
+    if PARTS > 1:
+        total = tl.where(part[:, None] == part_of_column[None, :], total, 0.0)
+        total = tl.sum(tl.reshape(total, (PARTS, HALVES * BLOCK_N, COLUMNS)), 0)
+    y = total
+    if COLUMNS > ROWS:
+        y = tl.sum(tl.reshape(total, (HALVES * BLOCK_N, COLUMNS // ROWS, ROWS)), 1)
+    row, n = tl.arange(0, ROWS), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    scale = tl.full((ROWS,), 1.0, tl.float32)
+    if SCALED:
+        at = tl.arange(0, SQUARES)
+        mask = (row < rows)[:, None] & (at < parts)[None, :]
+        sums = tl.sum(tl.load(squares + row[:, None] * parts + at[None, :], mask=mask, other=0.0), 1)
+        scale = 1.0 / tl.sqrt(sums / width + eps)
+    target, mask = out + row[None, :] * N + n[:, None], (row < rows)[None, :] & (n < N)[:, None]
+    if HALVES == 2:
+        gate, up = tl.split(tl.permute(tl.reshape(y, (2, BLOCK_N, ROWS)), (1, 2, 0)))
+        gate = _finished(gate, scale, bias, n, N, SCALED, BIASED)
+        up = _finished(up, scale, bias + N if BIASED else bias, n, N, SCALED, BIASED)
+        tl.store(target, (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=mask)
+    else:
+        tl.store(target, _finished(y, scale, bias, n, N, SCALED, BIASED).to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _finished(y, scale, bias, n, N, SCALED: tl.constexpr, BIASED: tl.constexpr):
+    if SCALED:
+        y *= scale[None, :]
+    if BIASED:
+        y += tl.load(bias + n, mask=n < N, other=0.0)[:, None]
+    return y
+
+
+@triton.jit
+def _prefetch_codes(
+    codes, tiles, share, blocks, HALVES: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, RUN: tl.constexpr,
+    AHEAD: tl.constexpr, THREADS: tl.constexpr,
+):  # fmt: skip
+    """The first AHEAD bytes that the program will read, a thread for each piece of a block of rows and a part."""
+    BLOCKS: tl.constexpr = BLOCK_N // _BLOCK
+    PIECES: tl.constexpr = BLOCKS * HALVES * PARTS
+    piece = tl.arange(0, THREADS)
+    block, half, part = piece % BLOCKS, piece // BLOCKS % HALVES, piece // (BLOCKS * HALVES)
+    block = tl.program_id(0) * BLOCKS + block
+    first = part * share
+    count = tl.minimum(tl.minimum(share, tiles - first), tl.cdiv(AHEAD // PIECES, 2 * _BLOCK * RUN))
+    address = codes + ((block + half * blocks).to(tl.int64) * tiles + first) * (_BLOCK * RUN)
+    wanted = (piece < PIECES) & (block < blocks) & (count > 0)
+    prefetch(address.to(tl.int64), count * (2 * _BLOCK * RUN), wanted)
+
+
+def linear(
+    x: torch.Tensor,
+    weight: GroupedWeight,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    squares: torch.Tensor | None = None,
+    width: int = 1,
+    eps: float = 0.0,
+) -> None:
+    """out = x @ weight^T [/ sqrt(sum(squares) / width + eps)] [+ bias].
+
+    x: [rows <= 16, places] float16, bfloat16 or (slowly) float32, in the order of the weight's places, anything finite
+    where a place has no input; bias: [N] float32; out: [rows, N]; squares, width, eps: as in linear.linear.
+    """
+    launch(x, weight, bias, out, squares, width, eps)
+
+
+def launch(
+    x: torch.Tensor,
+    weight: GroupedWeight,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    squares: torch.Tensor | None,
+    width: int,
+    eps: float,
+) -> None:
+    """`product` with the tiles that suit the shape; both halves of a weight with two."""
+    rows, K = x.shape
+    assert rows <= ROWS, f"{rows} rows: products of more than {ROWS} are matrix products"
+    assert weight.places == K, f"{K} inputs for {weight.places} places: bring x into the order of the weight's places"
+    BLOCK_N, PARTS, COLUMNS, stages, warps = tiles(x, weight)
+    parts = 1 if squares is None else squares.shape[1]
+    plain = x.device.type == "cpu" or x.dtype is torch.float32
+    product[(triton.cdiv(weight.rows, BLOCK_N),)](
+        x, weight.codes, weight.table, weight.groups_of_runs, bias, out, squares,
+        rows, weight.rows, K, weight.tiles, weight.groups, max(weight.tiles_per_group, 1), parts, width, eps,
+        HALVES=weight.halves, BLOCK_N=BLOCK_N, PARTS=PARTS, ROWS=tile(rows), COLUMNS=COLUMNS, BITS=weight.bits,
+        RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile, RAGGED=weight.groups_of_runs is not None,
+        SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format, SQUARES=tile(parts), STAGES=stages,
+        AHEAD=AHEAD_BYTES, THREADS=32 * warps, BIASED=bias is not None, SCALED=squares is not None, PLAIN=plain,
+        **options(x), num_warps=warps,
+    )  # fmt: skip
+
+
+def tiles(x: torch.Tensor, weight: GroupedWeight) -> tuple[int, int, int, int, int]:
+    """BLOCK_N, PARTS, COLUMNS, stages, warps: 64 rows of codes a tile where shared memory allows.
+
+    Two warps: with four the compiler would take Hopper's units for whole warp groups, whose operand x then passes
+    through shared memory again, and which wait for each product.
+    """
+    rows = tile(x.shape[0])
+    BLOCK_N, PARTS = max(16, min(32, 8 * rows)) // weight.halves, max(1, min(4, 8 // rows))
+    BLOCK_N, PARTS, COLUMNS = max(16, BLOCK_N), PARTS, max(8, rows)
+    stages = 4
+    bytes_a_stage = weight.run * 2 * (PARTS * weight.halves * BLOCK_N + COLUMNS * weight.planes)
+    while stages > 2 and (stages - 1) * bytes_a_stage > shared_bytes(x) * 7 // 8:
+        stages -= 1
+    return BLOCK_N, PARTS, COLUMNS, stages, 2

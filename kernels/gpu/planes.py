@@ -1,0 +1,111 @@
+"""Codes of grouped.py's words as 16-bit floats, two at a time: `code - zero`, exactly.
+
+A code put into the low bits of a float's mantissa adds itself: bits 0x4300 | q are the bfloat16 128 + q (seven bits of
+mantissa), 0x6400 | q the float16 1024 + q (ten bits, so that q << 4 fits too and saves a shift). One fused
+multiply-add then takes the power of two and the zero away.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import triton
+import triton.language as tl
+
+from .grouped import ZEROS
+
+AND_OR, AND_XOR = 0xEA, 0x6A  # (a & b) | c, (a & b) ^ c: look-up tables of lop3
+_ZEROS = tl.constexpr(ZEROS)
+
+
+def _odd_half(bits: int, plane: int, brain: bool) -> bool:
+    """Whether the code is taken where it lies, four bits up."""
+    return bits == 4 and not brain and plane % 2 == 1
+
+
+def _twice(value: float, brain: bool) -> str:
+    """Two 16-bit floats of that value in a register's bits."""
+    raw = struct.pack("<f", value)[2:] if brain else struct.pack("<e", value)
+    return f"0x{int.from_bytes(raw * 2, 'little'):08X}"
+
+
+@triton.constexpr_function
+def base(bits: int, plane: int, brain: bool) -> float:
+    """What `asm` adds to a code beside its zero, taken from below."""
+    if brain:
+        return 128.0 if bits == 8 else -128.0
+    return -64.0 if _odd_half(bits, plane, brain) else -1024.0
+
+
+def _extracted(bits: int, plane: int, brain: bool) -> list[str]:
+    """t: the code as a float, plus or minus a power of two."""
+    shift = 8 * (plane // 2) if bits == 4 and not brain else bits * plane
+    lines = [f"shr.u32 t, $1, {shift};"]
+    if bits == 4:
+        mask = "0x00F000F0" if _odd_half(bits, plane, brain) else "0x000F000F"
+        return [*lines, f"lop3.b32 t, t, {mask}, {'0x43004300' if brain else '0x64006400'}, {AND_OR};"]
+    if not brain:
+        return [*lines, f"lop3.b32 t, t, 0x00FF00FF, 0x64806480, {AND_XOR};"]
+    # the low seven bits plus 128; the top bit is the last of the exponent: 128 or 256
+    low, top = (
+        f"lop3.b32 {to}, t, {mask}, 0x43004300, {AND_OR};" for to, mask in (("v", "0x007F007F"), ("u", "0x00800080"))
+    )
+    return [*lines, low, top, f"mov.b32 f, {_twice(-1.0, brain)};", "fma.rn.bf16x2 t, u, f, v;"]
+
+
+@triton.constexpr_function
+def asm(bits: int, plane: int, brain: bool, zero: int | None) -> str:
+    """PTX of two codes less their zero: $0 of words $1; without a `zero`, $2 has two floats `base` - zero."""
+    lines = _extracted(bits, plane, brain)
+    factor = 1 / 16 if _odd_half(bits, plane, brain) else 1.0
+    added = "$2" if zero is None else _twice(base(bits, plane, brain) - zero, brain)
+    kind = "bf16x2" if brain else "f16x2"
+    lines += [f"mov.b32 f, {_twice(factor, brain)};", f"mov.b32 z, {added};", f"fma.rn.{kind} $0, t, f, z;"]
+    return "{ .reg .b32 t, u, v, f, z; " + " ".join(lines) + " }"
+
+
+@triton.jit
+def plane(
+    words, zeros, BITS: tl.constexpr, PLANE: tl.constexpr, SECOND: tl.constexpr, ZERO: tl.constexpr,
+    TYPE: tl.constexpr, PLAIN: tl.constexpr,
+):  # fmt: skip
+    """words: int16 [rows, run], zeros: int32 [rows] -> TYPE [rows, run]. PLAIN: without PTX, for any float."""
+    if PLAIN:
+        codes = (words.to(tl.int32) >> (BITS * PLANE)) & ((1 << BITS) - 1)
+        if BITS == 8:
+            codes = codes ^ 128
+        codes = codes - (zeros[:, None] if SECOND == _ZEROS else ZERO)
+        return codes.to(tl.float32).to(TYPE)
+    elif SECOND == _ZEROS:
+        added = (base(BITS, PLANE, TYPE == tl.bfloat16) - zeros.to(tl.float32)).to(TYPE).to(tl.int16, bitcast=True)
+        return tl.inline_asm_elementwise(
+            asm(BITS, PLANE, TYPE == tl.bfloat16, None), "=r,r,r", [words, added[:, None]], dtype=TYPE, is_pure=True,
+            pack=2,
+        )  # fmt: skip
+    else:
+        return tl.inline_asm_elementwise(
+            asm(BITS, PLANE, TYPE == tl.bfloat16, ZERO), "=r,r", [words], dtype=TYPE, is_pure=True, pack=2
+        )
+
+
+@triton.jit
+def prefetch(address, nbytes, wanted):
+    """Asks for `nbytes` at each wanted address to be brought into the L2 cache: int64 [n], a multiple of 16, int1 [n].
+
+    From compute capability 9.0 up; n: the threads of a program, since fewer elements are repeated.
+    """
+    tl.inline_asm_elementwise(
+        "{ .reg .pred p; setp.ne.s32 p, $3, 0; @p cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }",
+        "=r,l,r,r", [address, nbytes, wanted.to(tl.int32)], dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@triton.jit
+def as_float(bits, FORMAT: tl.constexpr):
+    """The float whose bits are the low half of an int32 (or all of it): formats of grouped.py."""
+    if FORMAT == 0:
+        return bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    elif FORMAT == 1:
+        return (bits << 16).to(tl.float32, bitcast=True)
+    else:
+        return bits.to(tl.float32, bitcast=True)
