@@ -1,4 +1,4 @@
-"""Grouped-affine weights as the GPU's products read them: `w = (code - zero) * scale + minimum`, groups along the input.
+"""Grouped-affine weights as products on GPUs read them: `w = (code - zero) * scale + minimum`, groups along the input.
 
 A place is a position along the input. Places go in runs of `run`, and `planes` runs make a tile: 4 of 4-bit codes, 2 of
 8-bit ones. Row by row a tile holds `run` int16, and word p has the codes of places p, run + p, ... of its tile, the

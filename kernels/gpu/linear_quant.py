@@ -12,10 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
-from .grouped import BLOCK, MINIMUMS, ZEROS, GroupedWeight
+from .grouped import BLOCK, MINIMUMS, RUNS, ZEROS, GroupedWeight
 from .launch import options, shared_bytes, tile, wait
 from .linear import ROWS
-from .planes import as_float, plane, prefetch
+from .planes import as_float, instructions, plane, prefetch
+from .sms import sms_for
 
 _ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
 AHEAD_BYTES = 16384  # asked for by a program before its input is ready
@@ -27,7 +28,8 @@ def product(
     HALVES: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
     ZERO: tl.constexpr, FORMAT: tl.constexpr, SQUARES: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
-    THREADS: tl.constexpr, BIASED: tl.constexpr, SCALED: tl.constexpr, PLAIN: tl.constexpr, OVERLAP: tl.constexpr,
+    THREADS: tl.constexpr, EVEN: tl.constexpr, BIASED: tl.constexpr, SCALED: tl.constexpr, ASM: tl.constexpr, BASES: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Each program: BLOCK_N outputs; with HALVES 2, of the gate and of the up half, and silu(gate) * up."""
     PLANES: tl.constexpr = 16 // BITS
@@ -50,26 +52,26 @@ def product(
     place = (part_of_column * (share * PLANES * RUN))[None, :] + p[:, None]
     total = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
     for i in tl.range(0, share, num_stages=STAGES):
-        there = first + i < tiles
+        there = EVEN | (first + i < tiles)
         w = tl.load(words + i * (_BLOCK * RUN), mask=there[:, None], other=0, eviction_policy="evict_first")
         for g in tl.static_range(GROUPS_PER_TILE):
             if RAGGED:
                 group = tl.load(groups_of_runs + (first + i) * PLANES + g, mask=there, other=0)
             elif GROUPS_PER_TILE > 1:
-                group = (first + i) * GROUPS_PER_TILE + g
+                group = tl.minimum((first + i) * GROUPS_PER_TILE + g, groups - 1)
             else:
                 group = (first + i) // tiles_per_group
             found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
-            pair = tl.load(found, mask=there & (group < groups), other=0)
+            pair = tl.load(found, mask=there, other=0)
             second = pair >> 16
             if WORDS == 2 and SECOND:
-                second = tl.load(found + _BLOCK, mask=there & (group < groups), other=0)
+                second = tl.load(found + _BLOCK, mask=there, other=0)
             sums = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
             ones = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
             for e in tl.static_range(EACH):
                 at = i * (PLANES * RUN) + (g * EACH + e) * RUN
-                values = tl.load(asked + at, mask=mine[None, :] & (place + at < K), other=0.0)
-                a = plane(w, second, BITS, g * EACH + e, SECOND, ZERO, TYPE, PLAIN)
+                values = tl.load(asked + at, mask=mine[None, :] & (EVEN | (place + at < K)), other=0.0)
+                a = plane(w, second, BITS, g * EACH + e, SECOND, ZERO, TYPE, ASM, BASES)
                 sums = tl.dot(a, values, sums, input_precision="ieee")
                 if SECOND == _MINIMUMS:
                     one = tl.full((PARTS * HALVES * BLOCK_N, RUN), 1.0, TYPE)
@@ -141,6 +143,7 @@ def linear(
     x: [rows <= 16, places] float16, bfloat16 or (slowly) float32, in the order of the weight's places, anything finite
     where a place has no input; bias: [N] float32; out: [rows, N]; squares, width, eps: as in linear.linear.
     """
+    assert weight.halves == 1, "the weight is of a gate and an up half: it goes to gate_up_quant"
     launch(x, weight, bias, out, squares, width, eps)
 
 
@@ -159,29 +162,35 @@ def launch(
     assert weight.places == K, f"{K} inputs for {weight.places} places: bring x into the order of the weight's places"
     BLOCK_N, PARTS, COLUMNS, stages, warps = tiles(x, weight)
     parts = 1 if squares is None else squares.shape[1]
-    plain = x.device.type == "cpu" or x.dtype is torch.float32
+    zero = None if weight.second == ZEROS else weight.zero
+    asm, bases = instructions(weight.bits, x.dtype is torch.bfloat16, zero)
+    even = weight.tiles % PARTS == 0 and weight.tiles * weight.planes * weight.run == K
+    if x.device.type == "cpu" or x.dtype is torch.float32:
+        asm = None
     product[(triton.cdiv(weight.rows, BLOCK_N),)](
         x, weight.codes, weight.table, weight.groups_of_runs, bias, out, squares,
         rows, weight.rows, K, weight.tiles, weight.groups, max(weight.tiles_per_group, 1), parts, width, eps,
         HALVES=weight.halves, BLOCK_N=BLOCK_N, PARTS=PARTS, ROWS=tile(rows), COLUMNS=COLUMNS, BITS=weight.bits,
         RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile, RAGGED=weight.groups_of_runs is not None,
         SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format, SQUARES=tile(parts), STAGES=stages,
-        AHEAD=AHEAD_BYTES, THREADS=32 * warps, BIASED=bias is not None, SCALED=squares is not None, PLAIN=plain,
-        **options(x), num_warps=warps,
+        AHEAD=AHEAD_BYTES, THREADS=32 * warps, EVEN=even, BIASED=bias is not None, SCALED=squares is not None,
+        ASM=asm, BASES=bases, **options(x), num_warps=warps,
     )  # fmt: skip
 
 
 def tiles(x: torch.Tensor, weight: GroupedWeight) -> tuple[int, int, int, int, int]:
-    """BLOCK_N, PARTS, COLUMNS, stages, warps: 64 rows of codes a tile where shared memory allows.
+    """BLOCK_N, PARTS, COLUMNS, stages, warps: 64 or 128 rows of codes a tile.
 
-    Two warps: with four the compiler would take Hopper's units for whole warp groups, whose operand x then passes
-    through shared memory again, and which wait for each product.
+    Where programs are few for the SMs, four warps share a tile; where they are many, two do with less work a weight.
+    More than 8 columns and four warps mean Hopper's units for whole warp groups, two or 8 columns those of single warps.
     """
     rows = tile(x.shape[0])
-    BLOCK_N, PARTS = max(16, min(32, 8 * rows)) // weight.halves, max(1, min(4, 8 // rows))
-    BLOCK_N, PARTS, COLUMNS = max(16, BLOCK_N), PARTS, max(8, rows)
-    stages = 4
+    BLOCK_N, PARTS = (16, 4) if rows <= 2 else (32, 2 // weight.halves)
+    few = triton.cdiv(weight.rows, BLOCK_N) < 4 * sms_for(x)
+    warps = 4 if few or BLOCK_N * PARTS * weight.halves > 64 else 2
+    COLUMNS = max(8, PARTS * rows)
+    stages = 4 if weight.run == RUNS[0] else 6
     bytes_a_stage = weight.run * 2 * (PARTS * weight.halves * BLOCK_N + COLUMNS * weight.planes)
     while stages > 2 and (stages - 1) * bytes_a_stage > shared_bytes(x) * 7 // 8:
         stages -= 1
-    return BLOCK_N, PARTS, COLUMNS, stages, 2
+    return BLOCK_N, PARTS, COLUMNS, stages, warps

@@ -8,6 +8,7 @@ multiply-add then takes the power of two and the zero away.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 import triton
 import triton.language as tl
@@ -29,7 +30,6 @@ def _twice(value: float, brain: bool) -> str:
     return f"0x{int.from_bytes(raw * 2, 'little'):08X}"
 
 
-@triton.constexpr_function
 def base(bits: int, plane: int, brain: bool) -> float:
     """What `asm` adds to a code beside its zero, taken from below."""
     if brain:
@@ -53,7 +53,6 @@ def _extracted(bits: int, plane: int, brain: bool) -> list[str]:
     return [*lines, low, top, f"mov.b32 f, {_twice(-1.0, brain)};", "fma.rn.bf16x2 t, u, f, v;"]
 
 
-@triton.constexpr_function
 def asm(bits: int, plane: int, brain: bool, zero: int | None) -> str:
     """PTX of two codes less their zero: $0 of words $1; without a `zero`, $2 has two floats `base` - zero."""
     lines = _extracted(bits, plane, brain)
@@ -64,28 +63,32 @@ def asm(bits: int, plane: int, brain: bool, zero: int | None) -> str:
     return "{ .reg .b32 t, u, v, f, z; " + " ".join(lines) + " }"
 
 
+@lru_cache
+def instructions(bits: int, brain: bool, zero: int | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """`asm` and `base` of each plane."""
+    planes = range(16 // bits)
+    return tuple(asm(bits, at, brain, zero) for at in planes), tuple(base(bits, at, brain) for at in planes)
+
+
 @triton.jit
 def plane(
     words, zeros, BITS: tl.constexpr, PLANE: tl.constexpr, SECOND: tl.constexpr, ZERO: tl.constexpr,
-    TYPE: tl.constexpr, PLAIN: tl.constexpr,
+    TYPE: tl.constexpr, ASM: tl.constexpr, BASES: tl.constexpr,
 ):  # fmt: skip
-    """words: int16 [rows, run], zeros: int32 [rows] -> TYPE [rows, run]. PLAIN: without PTX, for any float."""
-    if PLAIN:
+    """words: int16 [rows, run], zeros: int32 [rows] -> TYPE [rows, run]. Without ASM: for any float."""
+    if ASM is None:
         codes = (words.to(tl.int32) >> (BITS * PLANE)) & ((1 << BITS) - 1)
         if BITS == 8:
             codes = codes ^ 128
         codes = codes - (zeros[:, None] if SECOND == _ZEROS else ZERO)
         return codes.to(tl.float32).to(TYPE)
     elif SECOND == _ZEROS:
-        added = (base(BITS, PLANE, TYPE == tl.bfloat16) - zeros.to(tl.float32)).to(TYPE).to(tl.int16, bitcast=True)
-        return tl.inline_asm_elementwise(
-            asm(BITS, PLANE, TYPE == tl.bfloat16, None), "=r,r,r", [words, added[:, None]], dtype=TYPE, is_pure=True,
-            pack=2,
-        )  # fmt: skip
+        added = (BASES[PLANE] - zeros.to(tl.float32)).to(TYPE).to(tl.int16, bitcast=True)[:, None]
+        codes = tl.inline_asm_elementwise(ASM[PLANE], "=r,r,r", [words, added], dtype=tl.int16, is_pure=True, pack=2)
+        return codes.to(TYPE, bitcast=True)
     else:
-        return tl.inline_asm_elementwise(
-            asm(BITS, PLANE, TYPE == tl.bfloat16, ZERO), "=r,r", [words], dtype=TYPE, is_pure=True, pack=2
-        )
+        codes = tl.inline_asm_elementwise(ASM[PLANE], "=r,r", [words], dtype=tl.int16, is_pure=True, pack=2)
+        return codes.to(TYPE, bitcast=True)
 
 
 @triton.jit

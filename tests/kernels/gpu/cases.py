@@ -17,7 +17,21 @@ from triton.runtime import interpreter
 from tpplan.kernels import embed as host_embed
 from tpplan.kernels import norm as host_norm
 from tpplan.kernels import rope as host_rope
-from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope, staged_row
+from tpplan.kernels.gpu import (
+    argmax,
+    attention,
+    embed,
+    gate_up,
+    gate_up_quant,
+    grouped,
+    linear,
+    linear_quant,
+    norm,
+    products_quant,
+    reorder,
+    rope,
+    staged_row,
+)
 
 
 def _scalars_index_again() -> None:
@@ -101,6 +115,92 @@ def _check_product(rows: int, N: int, K: int, dtype: torch.dtype, extras: bool) 
     out = poisoned(rows, N, dtype=dtype)
     gate_up.gate_up(x, weight, bias, out, squares, width, EPS)
     close(f"gate_up {name}", out, torch.nn.functional.silu(gate) * up, dtype)
+
+
+# bits, what the table holds beside scales, its format
+FORMS = [
+    (4, "zero", torch.float16), (4, "zeros", torch.float16), (4, "minimums", torch.bfloat16),
+    (4, "zeros", torch.float32), (8, "zero", torch.bfloat16), (8, "zeros", torch.float16),
+    (8, "minimums", torch.float32),
+]  # fmt: skip
+# N, K, group: one tile and several, a last tile or block that is not full, one group, groups of 16 and odd ones
+SHAPES = [(20, 48, 48), (34, 200, 128), (66, 1024, 128), (32, 288, 32), (48, 640, 64), (20, 160, 16), (34, 1300, 96)]
+
+
+class RandomWeight:
+    """A grouped-affine weight at random, and what it means, worked out weight by weight in float64."""
+
+    def __init__(
+        self, N: int, K: int, groups: int | torch.Tensor, form: tuple[int, str, torch.dtype], halves: int = 1
+    ) -> None:
+        bits, second, table = form
+        of = torch.arange(K) // groups if isinstance(groups, int) else groups
+        count = int(of.max()) + 1
+        codes = torch.randint(0, 2**bits, (N, K), dtype=torch.uint8)
+        scales = (torch.rand(N, count) / 2**bits / K**0.5).to(table)
+        minimums = (torch.randn(N, count) / K**0.5).to(table) if second == "minimums" else None
+        zeros = torch.randint(0, 2**bits, (N, count), dtype=torch.uint8) if second == "zeros" else None
+        zero = 2 ** (bits - 1) if second == "zero" else 0
+        self.meant = (codes.double() - (zeros[:, of].double() if zeros is not None else zero)) * scales.double()[:, of]
+        if minimums is not None:
+            self.meant += minimums.double()[:, of]
+        operands = [None if t is None else t.to(DEVICE) for t in (scales, minimums, zeros)]
+        where = groups if isinstance(groups, int) else groups.to(DEVICE)
+        packed = grouped.pack(codes.to(DEVICE), where, *operands, bits=bits, zero=zero, halves=halves)
+        self.packed, self.order = packed
+        self.meant = self.meant.to(DEVICE)
+
+    def placed(self, x: torch.Tensor) -> torch.Tensor:
+        """x in the order of places."""
+        if self.order is None:
+            return x
+        out = poisoned(len(x), len(self.order), dtype=x.dtype)
+        reorder.reordered(x, self.order, out)
+        return out
+
+
+def quantised_cases() -> Iterator[tuple[int, int, int, int | torch.Tensor, tuple[int, str, torch.dtype], torch.dtype]]:
+    """rows, N, K, groups, form, dtype: every form and shape, random orders of inputs, ragged groups, an empty group."""
+    rows = itertools.cycle([1, 2, 3, 7, 16])
+    for at, (form, (N, K, group)) in enumerate(itertools.product(FORMS, SHAPES)):
+        groups: int | torch.Tensor = group
+        if at % 3 == 1:
+            groups = (torch.arange(K) // group)[torch.randperm(K)]
+        elif at % 3 == 2:
+            groups = torch.randint(0, 5, (K,)) * 2
+        yield next(rows), N, K, groups, form, DTYPES[at % len(DTYPES)]
+
+
+def check_quantised() -> None:
+    for at, (rows, N, K, groups, form, dtype) in enumerate(quantised_cases()):
+        extras = at % 4 == 0
+        weight, x = RandomWeight(2 * N, K, groups, form), normal(rows, K, dtype=dtype)
+        bias, squares, width = (normal(2 * N), normal(rows, 3).square(), 7) if extras else (None, None, 1)
+        expected = x.double() @ weight.meant.T
+        if squares is not None and bias is not None:
+            expected = expected * (squares.sum(1, keepdim=True) / width + EPS).rsqrt() + bias
+        name = f"{rows} rows, {N} x {K}, {form}, {dtype}, {'in order' if isinstance(groups, int) else 'ragged'}"
+        out = poisoned(rows, 2 * N, dtype=torch.float32 if extras else dtype)
+        linear_quant.linear(weight.placed(x), weight.packed, bias, out, squares, width, EPS)
+        close(f"linear {name}", out, expected, dtype)
+        halves = RandomWeight(2 * N, K, groups, form, halves=2)
+        gate, up = (x.double() @ halves.meant.T).chunk(2, -1)
+        out = poisoned(rows, N, dtype=dtype)
+        gate_up_quant.gate_up(halves.placed(x), halves.packed, None, out)
+        close(f"gate_up {name}", out, torch.nn.functional.silu(gate) * up, dtype)
+
+
+def check_quantised_many() -> None:
+    """Rows of a product that are written out, all at once or 16 or 32 at a time; halves; few rows in pieces."""
+    for at, (_, N, K, groups, form, dtype) in enumerate(itertools.islice(quantised_cases(), 0, None, 2)):
+        rows, halves = (70, 20, 66)[at % 3], 1 + at % 2
+        weight, x = RandomWeight(2 * N, K, groups, form, halves), normal(rows, K, dtype=dtype)
+        placed, bias = weight.placed(x), normal(2 * N) if at % 2 else None
+        out = poisoned(rows, 2 * N, dtype=dtype)
+        scratch = poisoned(placed.shape[1] * (16, 32, 2 * N + 16)[at % 3], dtype=dtype)
+        products_quant.many_rows(placed, weight.packed, bias, out, scratch)
+        expected = x.double() @ weight.meant.T + (bias if bias is not None else 0.0)
+        close(f"{rows} rows, {N} x {K}, {form}, {halves=}", out, expected, dtype)
 
 
 def check_rope() -> None:

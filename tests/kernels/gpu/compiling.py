@@ -15,7 +15,9 @@ from triton.runtime.jit import JITFunction
 
 from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope, staged_row
 
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32", torch.int64: "i64"}
+TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"} | {
+    torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"
+}  # fmt: skip
 SHARED = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB a program may take
 OPTIONS = ("num_warps", "launch_pdl")
 Launch = tuple[JITFunction, dict[str, Any]]
