@@ -28,6 +28,17 @@ def options(tensor: torch.Tensor) -> dict[str, bool]:
 
 
 @lru_cache
+def _architecture(index: int) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
+def architecture(tensor: torch.Tensor) -> int:
+    """Compute capability of `tensor`'s device, 90 for 9.0; Hopper's off a GPU."""
+    return _architecture(tensor.device.index) if tensor.is_cuda else 90
+
+
+@lru_cache
 def _shared_bytes(index: int) -> int:
     return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from .grouped import BLOCK, MINIMUMS, RUNS, ZEROS, GroupedWeight
-from .launch import options, shared_bytes, tile, wait
+from .launch import architecture, options, shared_bytes, tile, wait
 from .linear import ROWS
 from .planes import as_float, instructions, plane, prefetch
 from .sms import sms_for
@@ -28,8 +28,8 @@ def product(
     HALVES: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
     ZERO: tl.constexpr, FORMAT: tl.constexpr, SQUARES: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
-    THREADS: tl.constexpr, EVEN: tl.constexpr, BIASED: tl.constexpr, SCALED: tl.constexpr, ASM: tl.constexpr, BASES: tl.constexpr,
-    OVERLAP: tl.constexpr,
+    THREADS: tl.constexpr, EVEN: tl.constexpr, BIASED: tl.constexpr, SCALED: tl.constexpr, ASM: tl.constexpr,
+    BASES: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Each program: BLOCK_N outputs; with HALVES 2, of the gate and of the up half, and silu(gate) * up."""
     PLANES: tl.constexpr = 16 // BITS
@@ -182,13 +182,16 @@ def tiles(x: torch.Tensor, weight: GroupedWeight) -> tuple[int, int, int, int, i
     """BLOCK_N, PARTS, COLUMNS, stages, warps: 64 or 128 rows of codes a tile.
 
     Where programs are few for the SMs, four warps share a tile; where they are many, two do with less work a weight.
-    More than 8 columns and four warps mean Hopper's units for whole warp groups, two or 8 columns those of single warps.
+    Four warps with more than 8 columns mean Hopper's units for whole warp groups, and Blackwell's, which copy operands
+    more than they compute here; else those of single warps are taken. Before Ampere Triton has none: no part pays then.
     """
-    rows = tile(x.shape[0])
+    rows, generation = tile(x.shape[0]), architecture(x) // 10
+    if generation < 8:
+        return 64 if rows <= 4 else 32, 1, rows, 2, 4
     BLOCK_N, PARTS = (16, 4) if rows <= 2 else (32, 2 // weight.halves)
-    few = triton.cdiv(weight.rows, BLOCK_N) < 4 * sms_for(x)
-    warps = 4 if few or BLOCK_N * PARTS * weight.halves > 64 else 2
     COLUMNS = max(8, PARTS * rows)
+    few = triton.cdiv(weight.rows, BLOCK_N) < 4 * sms_for(x) or BLOCK_N * PARTS * weight.halves > 64
+    warps = 4 if few and (COLUMNS == 8 or generation == 9) else 2
     stages = 4 if weight.run == RUNS[0] else 6
     bytes_a_stage = weight.run * 2 * (PARTS * weight.halves * BLOCK_N + COLUMNS * weight.planes)
     while stages > 2 and (stages - 1) * bytes_a_stage > shared_bytes(x) * 7 // 8:

@@ -21,6 +21,6 @@ def _reordered(x, order, out, width, places, BLOCK: tl.constexpr, OVERLAP: tl.co
 
 
 def reordered(x: torch.Tensor, order: torch.Tensor, out: torch.Tensor) -> None:
-    """out[r, p] = x[r, order[p]], 0 where order[p] is -1. x: [rows, width]; order: int32 [places]; out: [rows, places]."""
+    """out[r, p] = x[r, order[p]], 0 where that is -1. x: [rows, width]; order: int32 [places]; out: [rows, places]."""
     rows, places = out.shape
     _reordered[(rows, triton.cdiv(places, BLOCK))](x, order, out, x.shape[1], places, BLOCK=BLOCK, **options(x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from tpplan.kernels.gpu import argmax, attention, embed, gate_up, linear, norm, rope, staged_row
+from tpplan.kernels.gpu import (
+    argmax,
+    attention,
+    embed,
+    gate_up,
+    gate_up_quant,
+    grouped,
+    linear,
+    linear_quant,
+    norm,
+    products_quant,
+    reorder,
+    rope,
+    staged_row,
+)
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"} | {
     torch.int16: "i16", torch.int32: "i32", torch.int64: "i64"
@@ -84,6 +99,7 @@ def cases(dtype: torch.dtype) -> list[Launch]:
     return (
         part(8)
         + part(48)
+        + quantised_cases(dtype)
         + launches(
             lambda: (
                 norm.scaled(hidden, single(4096), mixed, squares, hidden),
@@ -102,6 +118,48 @@ def cases(dtype: torch.dtype) -> list[Launch]:
     )
 
 
+def grouped_weight(
+    N: int, K: int, group: int, second: str = "zeros", table: torch.dtype = torch.float16, **options: Any
+) -> grouped.GroupedWeight:
+    """As packed from operands of these sizes."""
+    groups = group or torch.randint(0, 32, (K,))
+    scales = torch.ones(N, -(-K // group) if group else 32, dtype=table)
+    beside = {"zeros": torch.ones_like(scales, dtype=torch.uint8), "minimums": scales}
+    codes = torch.zeros(N, K, dtype=torch.uint8)
+    packed, _ = grouped.pack(codes, groups, scales, **({second: beside[second]} if second in beside else {}), **options)
+    tensors = {name: value.to("meta") for name, value in vars(packed).items() if isinstance(value, torch.Tensor)}
+    return replace(packed, **tensors)
+
+
+def quantised_cases(dtype: torch.dtype) -> list[Launch]:
+    """Rows of one half of Llama-3-8B's sizes are few enough to pack; what is compiled does not depend on them."""
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    plain, ragged = grouped_weight(256, 4096, 128), grouped_weight(256, 1408, 0)
+    minimums = grouped_weight(256, 4096, 32, "minimums", torch.bfloat16)
+    eight, halves = grouped_weight(256, 4096, 128, "", torch.float32, bits=8), grouped_weight(512, 4096, 128, halves=2)
+    squares = empty(8, 8, dtype=torch.float32)
+
+    def product(rows: int, weight: grouped.GroupedWeight) -> None:
+        run = gate_up_quant.gate_up if weight.halves == 2 else linear_quant.linear
+        run(empty(rows, weight.places), weight, None, empty(rows, 256), squares[:rows], 4096, 1e-5)
+
+    return launches(
+        lambda: (
+            product(1, plain),
+            product(8, plain),
+            product(1, ragged),
+            product(1, minimums),
+            product(1, eight),
+            product(1, halves),
+            products_quant.floats(plain, 0, 256, empty(256, 4096)),
+            reorder.reordered(empty(1, 4096), empty(1408, dtype=torch.int32), empty(1, 1408)),
+        )
+    )
+
+
 def inspect(kernel: JITFunction, arguments: dict[str, Any], architecture: int) -> None:
     overlaps = architecture >= 90
     arguments = arguments | {"OVERLAP": overlaps} | ({"launch_pdl": True} if overlaps else {})
@@ -110,19 +168,25 @@ def inspect(kernel: JITFunction, arguments: dict[str, Any], architecture: int) -
     assert binary.metadata.shared <= SHARED[architecture] * 1024, f"{name}: {binary.metadata.shared} bytes shared"
     assert not re.search(r"\.local\b", ptx), f"{name}: local memory"
     assert ("griddepcontrol.wait" in ptx) == overlaps, f"{name}: overlap"
-    if "weight" in arguments and "norm" not in kernel.__module__:
+    if ("weight" in arguments and "norm" not in kernel.__module__) or "codes" in arguments:
         wide = r"ld\.global\S*\.v4\.b32|cp\.async\.c[ag]\.shared\.global\S* \[[^]]*\], \[[^]]*\], 0x10"
         assert re.search(wide, ptx), f"{name}: no 16-byte loads of weights"
         before = ptx.split("griddepcontrol.wait")[0]
         if overlaps and kernel.__name__ in ("_one_row", "linear_row", "gate_up_row"):
             assert re.search(wide, before), f"{name}: no weights asked for before its input is ready"
+    if kernel.__name__ == "product":
+        assert architecture < 80 or re.search(r"mma\.sync|wgmma", ptx), f"{name}: no matrix units"
+        assert architecture < 80 or "ldmatrix" in ptx, f"{name}: codes are not read as operands"
+        before = ptx.split("griddepcontrol.wait")[0]
+        assert ("prefetch.L2" in before) == overlaps, f"{name}: no codes asked for before its input is ready"
     print("ok", name)
 
 
 if __name__ == "__main__":
     for architecture in map(int, sys.argv[1:]):
         shared = SHARED[architecture] * 1024
-        for module in (linear, gate_up, attention):
+        for module in (linear, gate_up, attention, linear_quant):
             module.shared_bytes = lambda tensor, shared=shared: shared
+        linear_quant.architecture = lambda tensor, architecture=architecture: architecture
         for kernel, arguments in cases(torch.float16 if architecture == 75 else torch.bfloat16):
             inspect(kernel, arguments, architecture)

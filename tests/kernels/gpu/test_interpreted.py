@@ -16,7 +16,13 @@ CASES = Path(__file__).with_name("cases.py")
 
 
 @pytest.mark.parametrize(
-    "names", [["norm", "rope", "embed", "argmax"], ["products", "products_on_parts"], ["decode", "prefill"]]
+    "names",
+    [
+        ["norm", "rope", "embed", "argmax"],
+        ["products", "products_on_parts"],
+        ["decode", "prefill"],
+        ["quantised", "quantised_many"],
+    ],
 )
 def test_kernels_equal_references_in_the_interpreter(names: list[str]) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
