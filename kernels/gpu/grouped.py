@@ -28,7 +28,7 @@ TABLES = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.float32: FLOAT
 class GroupedWeight:
     """A matrix of `rows` outputs and `places` inputs, or `halves` such one after the other (gate, up).
 
-    Either `tiles_per_group` tiles have one group, or `groups_per_tile` groups lie in a tile; ragged ones have neither.
+    Tile t has group t >> `group_shift`, or `groups_per_tile` of its own; of ragged ones `groups_of_runs` says it.
     `zero` is taken off every code, unless the table has zeros.
     """
 
@@ -42,7 +42,7 @@ class GroupedWeight:
     zero: int
     second: int
     table_format: int
-    tiles_per_group: int
+    group_shift: int
     groups_per_tile: int
 
     @property
@@ -82,13 +82,14 @@ def pack(
     bits: int = 4,
     zero: int = 0,
     halves: int = 1,
-    run: int | None = None,
+    runs: tuple[int, ...] = RUNS,
 ) -> tuple[GroupedWeight, torch.Tensor | None]:
     """The weight, and the input of each of its places, int32 [places], -1 for none; None where inputs stay as they are.
 
     codes: uint8 [N, K], one a byte; group_of_input: a group's size, or int [K] in any order; scales, minimums: float16,
     bfloat16 or float32 [N, groups]; zeros: uint8 [N, groups]. With `halves` 2 the first N / 2 rows are the gate's.
-    Results of other rows of one matrix may be concatenated, where N is a multiple of 16. `run`: of ragged groups.
+    Results of other rows of one matrix may be concatenated, where N is a multiple of 16. `runs`: to choose from, longest
+    first.
     """
     check(codes, group_of_input, scales, minimums, zeros, bits)
     N, K = codes.shape
@@ -97,15 +98,15 @@ def pack(
     planes, group_of_input = 16 // bits, group_of_input.to(codes.device)
     order = torch.argsort(group_of_input, stable=True)
     sizes = torch.bincount(group_of_input, minlength=scales.shape[1])
-    regular = _regular(sizes.tolist(), planes)
+    regular = _regular(sizes.tolist(), planes, runs)
     groups_of_runs = None
     if regular is not None:
-        run, tiles_per_group, groups_per_tile = regular
+        run, group_shift, groups_per_tile = regular
         order = None if bool((order[1:] > order[:-1]).all()) else order.int()
         codes = codes if order is None else codes[:, order.long()]
     else:
-        run = run or _ragged_run(sizes, planes)
-        tiles_per_group, groups_per_tile = 0, planes
+        run = _ragged_run(sizes, runs)
+        group_shift, groups_per_tile = 0, planes
         order, groups_of_runs = _runs(order, sizes, run, planes)
         codes = torch.where(order >= 0, codes[:, order.clamp(min=0).long()], 0).to(torch.uint8)
     places = codes.shape[1]
@@ -113,7 +114,7 @@ def pack(
     weight = GroupedWeight(
         _words(codes, bits, run, halves), _table(scales, second, halves), groups_of_runs, bits, N // halves, places,
         halves, zero if zeros is None else 0, NONE if second is None else ZEROS if second is zeros else MINIMUMS,
-        TABLES[scales.dtype], tiles_per_group, groups_per_tile,
+        TABLES[scales.dtype], group_shift, groups_per_tile,
     )  # fmt: skip
     return weight, order
 
@@ -144,25 +145,24 @@ def check(
         raise ValueError(f"{K} inputs in {count} groups do not fit {groups} groups of scales: check the group indices")
 
 
-def _regular(sizes: list[int], planes: int) -> tuple[int, int, int] | None:
-    """run, tiles a group (0 where a tile has several), groups a tile, of groups of one size; None of ragged ones."""
+def _regular(sizes: list[int], planes: int, choice: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """run, group_shift, groups_per_tile of groups of one size; None of ragged ones."""
     size = sizes[0]
     if len(sizes) == 1:
-        return RUNS[0], 1 << 24, 1
+        return choice[0], 24, 1
     if any(other != size for other in sizes[:-1]) or sizes[-1] > size:
         return None
-    for run in RUNS:
+    for run in choice:
         runs = size // run
-        if size % run == 0 and runs % planes == 0:
-            return run, runs // planes, 1
-        if size % run == 0 and planes % runs == 0:
-            return run, 0, planes // runs
+        if size % run == 0 and runs & (runs - 1) == 0:
+            return run, max(0, (runs // planes).bit_length() - 1), max(1, planes // runs)
     return None
 
 
-def _ragged_run(sizes: torch.Tensor, planes: int) -> int:
-    """The longer run, unless filling it up costs more bytes than shorter ones save."""
-    return 32 if (-(-sizes // 32) * 32).sum() <= 1.1 * (-(-sizes // 16) * 16).sum() else 16
+def _ragged_run(sizes: torch.Tensor, choice: tuple[int, ...]) -> int:
+    """The longest that fills up little more than shorter ones: long ones are faster, but all they hold is read."""
+    filled = {run: int((-(-sizes // run) * run).sum()) for run in choice}
+    return next(run for run in choice if filled[run] <= 1.1 * filled[choice[-1]])
 
 
 def _runs(order: torch.Tensor, sizes: torch.Tensor, run: int, planes: int) -> tuple[torch.Tensor, torch.Tensor]:

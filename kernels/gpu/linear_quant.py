@@ -22,9 +22,9 @@ _ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.cons
 AHEAD_BYTES = 16384  # asked for by a program before its input is ready
 
 
-@triton.jit(do_not_specialize=["rows", "tiles", "tiles_per_group", "parts"])
+@triton.jit(do_not_specialize=["rows", "tiles", "group_shift", "parts"])
 def product(
-    x, codes, table, groups_of_runs, bias, out, squares, rows, N, K, tiles, groups, tiles_per_group, parts, width, eps,
+    x, codes, table, groups_of_runs, bias, out, squares, rows, N, K, tiles, groups, group_shift, parts, width, eps,
     HALVES: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
     ZERO: tl.constexpr, FORMAT: tl.constexpr, SQUARES: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
@@ -60,7 +60,7 @@ def product(
             elif GROUPS_PER_TILE > 1:
                 group = tl.minimum((first + i) * GROUPS_PER_TILE + g, groups - 1)
             else:
-                group = (first + i) // tiles_per_group
+                group = (first + i) >> group_shift
             found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
             pair = tl.load(found, mask=there, other=0)
             second = pair >> 16
@@ -169,7 +169,7 @@ def launch(
         asm = None
     product[(triton.cdiv(weight.rows, BLOCK_N),)](
         x, weight.codes, weight.table, weight.groups_of_runs, bias, out, squares,
-        rows, weight.rows, K, weight.tiles, weight.groups, max(weight.tiles_per_group, 1), parts, width, eps,
+        rows, weight.rows, K, weight.tiles, weight.groups, weight.group_shift, parts, width, eps,
         HALVES=weight.halves, BLOCK_N=BLOCK_N, PARTS=PARTS, ROWS=tile(rows), COLUMNS=COLUMNS, BITS=weight.bits,
         RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile, RAGGED=weight.groups_of_runs is not None,
         SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format, SQUARES=tile(parts), STAGES=stages,
@@ -188,9 +188,11 @@ def tiles(x: torch.Tensor, weight: GroupedWeight) -> tuple[int, int, int, int, i
     rows, generation = tile(x.shape[0]), architecture(x) // 10
     if generation < 8:
         return 64 if rows <= 4 else 32, 1, rows, 2, 4
-    BLOCK_N, PARTS = (16, 4) if rows <= 2 else (32, 2 // weight.halves)
+    most, shorter = max(1, 8 // rows), max(1, RUNS[0] // weight.run)  # short runs: as many words a tile
+    PARTS = min(most, 4 * shorter) if rows <= 2 else 2 // weight.halves
+    BLOCK_N = (64 if rows <= 2 else 32 * PARTS) * shorter // PARTS
     COLUMNS = max(8, PARTS * rows)
-    few = triton.cdiv(weight.rows, BLOCK_N) < 4 * sms_for(x) or BLOCK_N * PARTS * weight.halves > 64
+    few = triton.cdiv(weight.rows, BLOCK_N) < 4 * sms_for(x) or BLOCK_N * PARTS * weight.halves > 64 * shorter
     warps = 4 if few and (COLUMNS == 8 or generation == 9) else 2
     stages = 4 if weight.run == RUNS[0] else 6
     bytes_a_stage = weight.run * 2 * (PARTS * weight.halves * BLOCK_N + COLUMNS * weight.planes)

@@ -17,9 +17,9 @@ _ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.cons
 FEW_PRODUCTS = 4  # of 16 rows: reading the codes as often costs less than writing the weights out
 
 
-@triton.jit(do_not_specialize=["first", "begin", "end", "tiles_per_group"])
+@triton.jit(do_not_specialize=["first", "begin", "end", "group_shift"])
 def _floats(
-    codes, table, groups_of_runs, out, first, begin, end, K, tiles, groups, tiles_per_group,
+    codes, table, groups_of_runs, out, first, begin, end, K, tiles, groups, group_shift,
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
     ZERO: tl.constexpr, FORMAT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
@@ -39,7 +39,7 @@ def _floats(
         elif GROUPS_PER_TILE > 1:
             group = tl.minimum(at * GROUPS_PER_TILE + j // EACH, groups - 1)
         else:
-            group = at // tiles_per_group
+            group = at >> group_shift
         found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
         pair = tl.load(found)
         second = pair >> 16
@@ -59,7 +59,7 @@ def floats(weight: GroupedWeight, begin: int, end: int, out: torch.Tensor, half:
     skipped = half * weight.blocks
     _floats[(weight.tiles, last - first)](
         weight.codes[skipped:], weight.table[skipped:], weight.groups_of_runs, out, first, begin, end,
-        weight.places, weight.tiles, weight.groups, max(weight.tiles_per_group, 1),
+        weight.places, weight.tiles, weight.groups, weight.group_shift,
         BITS=weight.bits, RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile,
         RAGGED=weight.groups_of_runs is not None, SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format,
         **options(weight.codes), num_warps=2,
