@@ -88,26 +88,25 @@ def pack(
 
     codes: uint8 [N, K], one a byte; group_of_input: a group's size, or int [K] in any order; scales, minimums: float16,
     bfloat16 or float32 [N, groups]; zeros: uint8 [N, groups]. With `halves` 2 the first N / 2 rows are the gate's.
-    Results of other rows of one matrix may be concatenated, where N is a multiple of 16. `runs`: to choose from, longest
-    first.
+    Results of other rows of one matrix may be concatenated, where N divides by 16. `runs`: a choice, longest first.
     """
     check(codes, group_of_input, scales, minimums, zeros, bits)
     N, K = codes.shape
     if isinstance(group_of_input, int):
         group_of_input = torch.arange(K, device=codes.device) // group_of_input
     planes, group_of_input = 16 // bits, group_of_input.to(codes.device)
-    order = torch.argsort(group_of_input, stable=True)
+    sorted_inputs = torch.argsort(group_of_input, stable=True)
     sizes = torch.bincount(group_of_input, minlength=scales.shape[1])
     regular = _regular(sizes.tolist(), planes, runs)
     groups_of_runs = None
     if regular is not None:
         run, group_shift, groups_per_tile = regular
-        order = None if bool((order[1:] > order[:-1]).all()) else order.int()
-        codes = codes if order is None else codes[:, order.long()]
+        order = None if bool((sorted_inputs.diff() > 0).all()) else sorted_inputs.int()
+        codes = codes if order is None else codes[:, sorted_inputs]
     else:
         run = _ragged_run(sizes, runs)
         group_shift, groups_per_tile = 0, planes
-        order, groups_of_runs = _runs(order, sizes, run, planes)
+        order, groups_of_runs = _runs(sorted_inputs, sizes, run, planes)
         codes = torch.where(order >= 0, codes[:, order.clamp(min=0).long()], 0).to(torch.uint8)
     places = codes.shape[1]
     second = minimums if minimums is not None else zeros

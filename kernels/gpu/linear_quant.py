@@ -164,9 +164,8 @@ def launch(
     parts = 1 if squares is None else squares.shape[1]
     zero = None if weight.second == ZEROS else weight.zero
     asm, bases = instructions(weight.bits, x.dtype is torch.bfloat16, zero)
+    plain = x.device.type == "cpu" or x.dtype is torch.float32
     even = weight.tiles % PARTS == 0 and weight.tiles * weight.planes * weight.run == K
-    if x.device.type == "cpu" or x.dtype is torch.float32:
-        asm = None
     product[(triton.cdiv(weight.rows, BLOCK_N),)](
         x, weight.codes, weight.table, weight.groups_of_runs, bias, out, squares,
         rows, weight.rows, K, weight.tiles, weight.groups, weight.group_shift, parts, width, eps,
@@ -174,7 +173,7 @@ def launch(
         RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile, RAGGED=weight.groups_of_runs is not None,
         SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format, SQUARES=tile(parts), STAGES=stages,
         AHEAD=AHEAD_BYTES, THREADS=32 * warps, EVEN=even, BIASED=bias is not None, SCALED=squares is not None,
-        ASM=asm, BASES=bases, **options(x), num_warps=warps,
+        ASM=None if plain else asm, BASES=bases, **options(x), num_warps=warps,
     )  # fmt: skip
 
 
