@@ -15,8 +15,8 @@ import triton.language as tl
 from .grouped import BLOCK, MINIMUMS, RUNS, ZEROS, GroupedWeight
 from .launch import architecture, options, shared_bytes, tile, wait
 from .linear import ROWS
-from .planes import as_float, instructions, plane, prefetch
-from .sms import sms_for
+from .planes import as_float, carried, instructions, plane, prefetch, raw_instructions, raw_plane
+from .sms import sms_for, whole_sms
 
 _ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
 AHEAD_BYTES = 16384  # asked for by a program before its input is ready
@@ -29,13 +29,15 @@ def product(
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
     ZERO: tl.constexpr, FORMAT: tl.constexpr, SQUARES: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
     THREADS: tl.constexpr, EVEN: tl.constexpr, BIASED: tl.constexpr, SCALED: tl.constexpr, ASM: tl.constexpr,
-    BASES: tl.constexpr, OVERLAP: tl.constexpr,
+    BASES: tl.constexpr, FOLDED: tl.constexpr, CARRIED: tl.constexpr, UNIT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Each program: BLOCK_N outputs; with HALVES 2, of the gate and of the up half, and silu(gate) * up."""
     PLANES: tl.constexpr = 16 // BITS
     EACH: tl.constexpr = PLANES // GROUPS_PER_TILE
     WORDS: tl.constexpr = 2 if FORMAT == 2 else 1
     TYPE: tl.constexpr = x.dtype.element_ty
+    SPLIT: tl.constexpr = UNIT != 1.0 and BITS == 4  # odd planes are 16 times as large
+    ONES: tl.constexpr = SECOND == _MINIMUMS or (FOLDED and (SECOND == _ZEROS or CARRIED + ZERO != 0.0))
     m, c, p = tl.arange(0, PARTS * HALVES * BLOCK_N), tl.arange(0, COLUMNS), tl.arange(0, RUN)
     part, part_of_column, row = m // (HALVES * BLOCK_N), c // ROWS, c % ROWS
     share = tl.cdiv(tiles, PARTS)
@@ -67,18 +69,34 @@ def product(
             if WORDS == 2 and SECOND:
                 second = tl.load(found + _BLOCK, mask=there, other=0)
             sums = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
-            ones = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
+            odd = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
+            inputs = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
             for e in tl.static_range(EACH):
                 at = i * (PLANES * RUN) + (g * EACH + e) * RUN
                 values = tl.load(asked + at, mask=mine[None, :] & (EVEN | (place + at < K)), other=0.0)
-                a = plane(w, second, BITS, g * EACH + e, SECOND, ZERO, TYPE, ASM, BASES)
-                sums = tl.dot(a, values, sums, input_precision="ieee")
-                if SECOND == _MINIMUMS:
+                if FOLDED:
+                    a = raw_plane(w, BITS, g * EACH + e, CARRIED, UNIT, TYPE, ASM)
+                else:
+                    a = plane(w, second, BITS, g * EACH + e, SECOND, ZERO, TYPE, ASM, BASES)
+                if FOLDED and SPLIT and (g * EACH + e) % 2 == 1:
+                    odd = tl.dot(a, values, odd, input_precision="ieee")
+                else:
+                    sums = tl.dot(a, values, sums, input_precision="ieee")
+                if ONES:
                     one = tl.full((PARTS * HALVES * BLOCK_N, RUN), 1.0, TYPE)
-                    ones = tl.dot(one, values, ones, input_precision="ieee")
-            total += as_float(pair, FORMAT)[:, None] * sums
+                    inputs = tl.dot(one, values, inputs, input_precision="ieee")
+            scale = as_float(pair, FORMAT)
+            if FOLDED:
+                if SPLIT:
+                    sums += odd * 0.0625
+                if SECOND == _ZEROS:
+                    sums -= ((second.to(tl.float32) + CARRIED) * UNIT)[:, None] * inputs
+                elif CARRIED + ZERO != 0.0:
+                    sums -= (CARRIED + ZERO) * UNIT * inputs
+                scale *= 1.0 / UNIT
+            total += scale[:, None] * sums
             if SECOND == _MINIMUMS:
-                total += as_float(second, FORMAT)[:, None] * ones
+                total += as_float(second, FORMAT)[:, None] * inputs
     if PARTS > 1:
         total = tl.where(part[:, None] == part_of_column[None, :], total, 0.0)
         total = tl.sum(tl.reshape(total, (PARTS, HALVES * BLOCK_N, COLUMNS)), 0)
@@ -86,26 +104,26 @@ def product(
     if COLUMNS > ROWS:
         y = tl.sum(tl.reshape(total, (HALVES * BLOCK_N, COLUMNS // ROWS, ROWS)), 1)
     row, n = tl.arange(0, ROWS), tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    scale = tl.full((ROWS,), 1.0, tl.float32)
+    inverse = tl.full((ROWS,), 1.0, tl.float32)
     if SCALED:
         at = tl.arange(0, SQUARES)
         mask = (row < rows)[:, None] & (at < parts)[None, :]
-        sums = tl.sum(tl.load(squares + row[:, None] * parts + at[None, :], mask=mask, other=0.0), 1)
-        scale = 1.0 / tl.sqrt(sums / width + eps)
+        squared = tl.load(squares + row[:, None] * parts + at[None, :], mask=mask, other=0.0)
+        inverse = 1.0 / tl.sqrt(tl.sum(squared, 1) / width + eps)
     target, mask = out + row[None, :] * N + n[:, None], (row < rows)[None, :] & (n < N)[:, None]
     if HALVES == 2:
         gate, up = tl.split(tl.permute(tl.reshape(y, (2, BLOCK_N, ROWS)), (1, 2, 0)))
-        gate = _finished(gate, scale, bias, n, N, SCALED, BIASED)
-        up = _finished(up, scale, bias + N if BIASED else bias, n, N, SCALED, BIASED)
+        gate = _finished(gate, inverse, bias, n, N, SCALED, BIASED)
+        up = _finished(up, inverse, bias + N if BIASED else bias, n, N, SCALED, BIASED)
         tl.store(target, (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty), mask=mask)
     else:
-        tl.store(target, _finished(y, scale, bias, n, N, SCALED, BIASED).to(out.dtype.element_ty), mask=mask)
+        tl.store(target, _finished(y, inverse, bias, n, N, SCALED, BIASED).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _finished(y, scale, bias, n, N, SCALED: tl.constexpr, BIASED: tl.constexpr):
+def _finished(y, inverse, bias, n, N, SCALED: tl.constexpr, BIASED: tl.constexpr):
     if SCALED:
-        y *= scale[None, :]
+        y *= inverse[None, :]
     if BIASED:
         y += tl.load(bias + n, mask=n < N, other=0.0)[:, None]
     return y
@@ -162,9 +180,13 @@ def launch(
     assert weight.places == K, f"{K} inputs for {weight.places} places: bring x into the order of the weight's places"
     BLOCK_N, PARTS, COLUMNS, stages, warps = tiles(x, weight)
     parts = 1 if squares is None else squares.shape[1]
-    zero = None if weight.second == ZEROS else weight.zero
-    asm, bases = instructions(weight.bits, x.dtype is torch.bfloat16, zero)
+    zero, brain = None if weight.second == ZEROS else weight.zero, x.dtype is torch.bfloat16
     plain = x.device.type == "cpu" or x.dtype is torch.float32
+    folded = folds(x)
+    asm, bases = instructions(weight.bits, brain, zero)
+    carries, unit = carried(weight.bits, x.dtype is not torch.float16)
+    if folded:
+        asm = raw_instructions(weight.bits, brain)
     even = weight.tiles % PARTS == 0 and weight.tiles * weight.planes * weight.run == K
     product[(triton.cdiv(weight.rows, BLOCK_N),)](
         x, weight.codes, weight.table, weight.groups_of_runs, bias, out, squares,
@@ -173,8 +195,15 @@ def launch(
         RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile, RAGGED=weight.groups_of_runs is not None,
         SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format, SQUARES=tile(parts), STAGES=stages,
         AHEAD=AHEAD_BYTES, THREADS=32 * warps, EVEN=even, BIASED=bias is not None, SCALED=squares is not None,
-        ASM=None if plain else asm, BASES=bases, **options(x), num_warps=warps,
+        ASM=None if plain else asm, BASES=bases, FOLDED=folded, CARRIED=carries, UNIT=unit, **options(x),
+        num_warps=warps,
     )  # fmt: skip
+
+
+def folds(x: torch.Tensor) -> bool:
+    """Whether zeros are taken from sums, not from codes: less work a weight, sums some bits longer; on parts of a GPU,
+    whose few SMs could read faster than they compute."""
+    return sms_for(x) * 2 <= whole_sms(x)
 
 
 def tiles(x: torch.Tensor, weight: GroupedWeight) -> tuple[int, int, int, int, int]:

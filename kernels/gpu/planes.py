@@ -1,8 +1,9 @@
-"""Codes of grouped.py's words as 16-bit floats, two at a time: `code - zero`, exactly.
+"""Codes of grouped.py's words as 16-bit floats, two at a time, by PTX.
 
 A code put into the low bits of a float's mantissa adds itself: bits 0x4300 | q are the bfloat16 128 + q (seven bits of
-mantissa), 0x6400 | q the float16 1024 + q (ten bits, so that q << 4 fits too and saves a shift). One fused
-multiply-add then takes the power of two and the zero away.
+mantissa), 0x6400 | q the float16 1024 + q (ten bits, so that q << 4 fits too and saves a shift). `asm` takes the power
+of two and the zero away by a fused multiply-add: `code - zero`, exactly. `raw_asm` leaves that to the product, which
+then needs the sum of its inputs: 128 + q; or q 2^-24, a float16 without an exponent, and q 2^-20 in odd planes.
 """
 
 from __future__ import annotations
@@ -63,6 +64,27 @@ def asm(bits: int, plane: int, brain: bool, zero: int | None) -> str:
     return "{ .reg .b32 t, u, v, f, z; " + " ".join(lines) + " }"
 
 
+def carried(bits: int, brain: bool) -> tuple[float, float]:
+    """a and b, where `raw_asm` gives (code + a) * b, in odd planes of 4-bit codes for float16 16 times as much."""
+    return (128.0 if bits == 4 else -128.0, 1.0) if brain else (0.0, 2.0**-24)
+
+
+def raw_asm(bits: int, plane: int, brain: bool) -> str:
+    """PTX of two codes as `carried` says: $0 of words $1."""
+    lines = _extracted(bits, plane, brain)
+    if not brain:
+        mask = {4: "0x00F000F0" if _odd_half(bits, plane, brain) else "0x000F000F", 8: "0x00FF00FF"}[bits]
+        flipped = "0x00800080" if bits == 8 else "0"
+        lines[1:] = [f"lop3.b32 t, t, {mask}, {flipped}, {AND_XOR};"]
+    return "{ .reg .b32 t, u, v, f; " + " ".join(lines) + " mov.b32 $0, t; }"
+
+
+@lru_cache
+def raw_instructions(bits: int, brain: bool) -> tuple[str, ...]:
+    """`raw_asm` of each plane."""
+    return tuple(raw_asm(bits, at, brain) for at in range(16 // bits))
+
+
 @lru_cache
 def instructions(bits: int, brain: bool, zero: int | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """`asm` and `base` of each plane."""
@@ -75,7 +97,7 @@ def plane(
     words, zeros, BITS: tl.constexpr, PLANE: tl.constexpr, SECOND: tl.constexpr, ZERO: tl.constexpr,
     TYPE: tl.constexpr, ASM: tl.constexpr, BASES: tl.constexpr,
 ):  # fmt: skip
-    """words: int16 [rows, run], zeros: int32 [rows] -> TYPE [rows, run]. Without ASM: for any float."""
+    """words: int16 [rows, run], zeros: int32 [rows] -> code - zero in TYPE [rows, run]. Without ASM: for any float."""
     if ASM is None:
         codes = (words.to(tl.int32) >> (BITS * PLANE)) & ((1 << BITS) - 1)
         if BITS == 8:
@@ -86,6 +108,23 @@ def plane(
         added = (BASES[PLANE] - zeros.to(tl.float32)).to(TYPE).to(tl.int16, bitcast=True)[:, None]
         codes = tl.inline_asm_elementwise(ASM[PLANE], "=r,r,r", [words, added], dtype=tl.int16, is_pure=True, pack=2)
         return codes.to(TYPE, bitcast=True)
+    else:
+        codes = tl.inline_asm_elementwise(ASM[PLANE], "=r,r", [words], dtype=tl.int16, is_pure=True, pack=2)
+        return codes.to(TYPE, bitcast=True)
+
+
+@triton.jit
+def raw_plane(
+    words, BITS: tl.constexpr, PLANE: tl.constexpr, CARRIED: tl.constexpr, UNIT: tl.constexpr, TYPE: tl.constexpr,
+    ASM: tl.constexpr,
+):  # fmt: skip
+    """words: int16 [rows, run] -> as `carried` says, TYPE [rows, run]. Without ASM: for any float."""
+    if ASM is None:
+        codes = (words.to(tl.int32) >> (BITS * PLANE)) & ((1 << BITS) - 1)
+        if BITS == 8:
+            codes = codes ^ 128
+        odd: tl.constexpr = 16.0 if UNIT != 1.0 and BITS == 4 and PLANE % 2 == 1 else 1.0
+        return ((codes.to(tl.float32) + CARRIED) * (UNIT * odd)).to(TYPE)
     else:
         codes = tl.inline_asm_elementwise(ASM[PLANE], "=r,r", [words], dtype=tl.int16, is_pure=True, pack=2)
         return codes.to(TYPE, bitcast=True)

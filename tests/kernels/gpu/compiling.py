@@ -146,9 +146,15 @@ def quantised_cases(dtype: torch.dtype) -> list[Launch]:
         run = gate_up_quant.gate_up if weight.halves == 2 else linear_quant.linear
         run(empty(rows, weight.places), weight, None, empty(rows, 256), squares[:rows], 4096, 1e-5)
 
+    def on_part(rows: int, weight: grouped.GroupedWeight) -> None:
+        kept, linear_quant.sms_for = linear_quant.sms_for, lambda _: 8
+        product(rows, weight)
+        linear_quant.sms_for = kept
+
     return launches(
         lambda: (
             product(1, plain),
+            on_part(1, plain),
             product(8, plain),
             product(1, ragged),
             product(1, minimums),

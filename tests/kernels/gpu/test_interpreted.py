@@ -21,7 +21,8 @@ CASES = Path(__file__).with_name("cases.py")
         ["norm", "rope", "embed", "argmax"],
         ["products", "products_on_parts"],
         ["decode", "prefill"],
-        ["quantised", "quantised_many"],
+        ["quantised"],
+        ["quantised_on_parts", "quantised_many"],
     ],
 )
 def test_kernels_equal_references_in_the_interpreter(names: list[str]) -> None:

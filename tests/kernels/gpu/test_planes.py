@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from tpplan.kernels.gpu.planes import asm, base
+from tpplan.kernels.gpu.planes import asm, base, carried, raw_asm
 
 
 def _floats(register: np.ndarray, brain: bool) -> np.ndarray:
@@ -70,3 +70,15 @@ def test_codes_become_floats_exactly(bits: int, brain: bool) -> None:
         added = _bits(np.full((len(words), 2), base(bits, plane, brain) - zero), brain)
         for text in (asm(bits, plane, brain, zero), asm(bits, plane, brain, None)):
             assert np.array_equal(_floats(run(text, words, added), brain), expected), (plane, zero, text)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("brain", [False, True])
+def test_raw_codes_are_what_they_are_said_to_be(bits: int, brain: bool) -> None:
+    words = np.random.default_rng(bits + brain).integers(0, 2**32, 4096, dtype=np.uint32)
+    added, unit = carried(bits, brain)
+    for plane in range(16 // bits):
+        codes = (words.view(np.uint16).reshape(-1, 2) >> (bits * plane) & (2**bits - 1)) ^ (128 if bits == 8 else 0)
+        factor = unit * (16 if bits == 4 and not brain and plane % 2 else 1)
+        found = _floats(run(raw_asm(bits, plane, brain), words, words), brain)
+        assert np.array_equal(found, (codes.astype(float) + added) * factor), plane
