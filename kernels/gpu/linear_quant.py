@@ -158,8 +158,8 @@ def linear(
 ) -> None:
     """out = x @ weight^T [/ sqrt(sum(squares) / width + eps)] [+ bias].
 
-    x: [rows <= 16, places] float16, bfloat16 or (slowly) float32, in the order of the weight's places, anything finite
-    where a place has no input; bias: [N] float32; out: [rows, N]; squares, width, eps: as in linear.linear.
+    x: [rows <= 16, places] float16, bfloat16 or (slowly) float32, in the order of the weight's places, 0 where one
+    has no input (`reorder` does both); bias: [N] float32; out: [rows, N]; squares, width, eps: as in linear.linear.
     """
     assert weight.halves == 1, "the weight is of a gate and an up half: it goes to gate_up_quant"
     launch(x, weight, bias, out, squares, width, eps)
