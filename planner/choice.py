@@ -56,8 +56,8 @@ def choose(pricer: Pricer, request: Request, caps: tuple[int, ...], baselines: l
 
     proof = Proof(pricer, request, caps, solver_deadline)
     starts = list(map(descent.summed, starts))
-    by_sets = proof.splits(descent.fastest(starts))
-    starts += [descent.summed(split) for split in by_sets if descent.near.allows(split)]
+    by_sets = dict.fromkeys(split for split in proof.splits(starts) if descent.near.allows(split))
+    starts += map(descent.summed, by_sets)
     alike = [split for split in starts if not is_mixed(pricer, split)] or [_any_split(pricer, request, caps)]
     first, *others = sorted(alike, key=descent.price_s)[:DESCENTS]
     near = descent.polished(first)

@@ -133,7 +133,8 @@ def _one_device(
     weights += 0 if sizes.model.tied_embeddings else sizes.vocabulary(table, "embed")
     if not (widest or tokens or table):
         return DeviceBytes(weights, cache, 0)
-    slots = sizes.slots(max(widest.pop("slots", 0), sizes.model.hidden)) if several else 0
+    slot = max(widest.pop("slots", 0), sizes.model.hidden)
+    slots = sizes.slots(slot) if several else 0
     logits = 4 * tokens * sizes.workload.batch
     workspace = sizes.member_buffers + sum(map(sizes.buffer, widest.values())) + logits + slots
     return DeviceBytes(weights, cache, workspace)

@@ -47,9 +47,9 @@ class Proof:
     def _least_s(self) -> float:
         return self._sets.least_s(self.deadline) if self._sets else 0.0
 
-    def splits(self, start: Split) -> Iterator[Split]:
-        """Splits over the sets that the bound is met by, with the tables of `start`."""
-        if self._sets and self._least_s < inf:
+    def splits(self, starts: list[Split]) -> Iterator[Split]:
+        """Splits over the sets that the bound is met by, with the tables of any of `starts`."""
+        for start in starts if self._sets and self._least_s < inf else ():
             yield from self._sets.splits(start)
 
     def found(self, near: Split) -> Found:

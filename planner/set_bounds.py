@@ -103,7 +103,7 @@ class SetBounds:
         extra = [source.moved @ (weights * each * row_bytes).T for each in (self.pull_extra_s, self.spared_extra_s)]
         pulled = source.pull_s[:, :, at] @ weights.T + np.where(few, extra[1], extra[0])
         own = self._own_s(source, self.shares.costs.pricer.model.hidden, at, weights)
-        return np.asarray((weights * paces.base_s).sum(axis=1) + pulled - own + source.middle_s[:, at, None])
+        return np.asarray((weights * paces.base_s).sum(axis=1) + pulled - own + source.beyond_s[:, at, None])
 
     def _gathered_s(self, paces: Paces, gather: Sources, width: int, at: int, weights: np.ndarray) -> np.ndarray:
         pulled = (weights * (paces.base_s + self.pull_extra_s * self.sources.row_bytes[at] * width)).sum(axis=1)
@@ -129,8 +129,8 @@ class SetBounds:
         found = weights.unit_s * figures.units + self._average_s(paces, source, at, weights.each[0])
         held = self.sources.sets.held
         for d in range(held.shape[1]):
-            own = paces.base_s[:, d] + figures.least * paces.unit_s[:, d]
-            pull = np.where(source.saved_s[:, d, at] > 0, 0.0, source.pull_s[:, d, at]) + source.middle_s[:, at]
+            own = paces.base_s[:, d] + figures.dimension.least * paces.unit_s[:, d]
+            pull = np.where(source.saved_s[:, d, at] > 0, 0.0, source.pull_s[:, d, at]) + source.beyond_s[:, at]
             found = np.maximum(found, np.where(held[:, d], pull[:, None] + own, 0.0))
         for i in np.flatnonzero(self.sources.sets.sizes == 1):
             found[:, i] = self._alone_s(figures, source, phases, pushed, int(i))

@@ -12,7 +12,7 @@ from itertools import product
 import msgspec
 
 from .device_sets import Set
-from .plan import BlockPlan, LayerPlan, Split
+from .plan import BlockPlan, LayerPlan, Split, size
 from .stage_costs import StageCosts
 from .units import Units, proportional
 
@@ -80,7 +80,8 @@ def _rounded(costs: StageCosts, block: str, units: dict[str, list[float]], wrote
     spans = _spans(costs.units(block), units[block])  # type: ignore[arg-type]
     if block not in wrote:
         return BlockPlan("row", spans)
-    return BlockPlan("column", spans, _spans(costs.hidden, wrote[block]))
+    left = [share * (size(span) > 0) for share, span in zip(wrote[block], spans)]  # rounding may leave a writer nothing
+    return BlockPlan("column", spans, _spans(costs.hidden, left if any(left) else [float(size(s)) for s in spans]))
 
 
 def _spans(units: Units, shares: list[float]) -> tuple[tuple[int, int], ...]:

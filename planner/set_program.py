@@ -83,7 +83,7 @@ class SetProgram:
 
     def _share(self, found: dict[tuple[Block, int], Any], block: Block, members: int, figures: Figures) -> None:
         held = self.sets.sets[members]
-        low = figures.least if len(held) < figures.dimension.count else 0.0
+        low = figures.dimension.least if len(held) < figures.dimension.count else 0.0
         total = self.lp.Constraint(figures.units, figures.units)
         for d in held:
             found[block, d] = self.lp.NumVar(min(low, figures.units), figures.units, "")
@@ -184,10 +184,10 @@ class SetProgram:
 
     def _pushes(self, d: int, consumers: tuple[int, ...], half: Half, phase: int) -> bool:
         """Whether a device must push, by whichever way its sums may go."""
-        cpu = self.tables.bounds.shares.costs.pricer.profile.devices[d].kind == "cpu"
-        plain = half.writers >= 0 or 0 in half.ways[phase] or len(self.sets.sets[half.members]) == 1
-        by_cpu = half.writers < 0 and cpu and any(way > 0 for way in half.ways[phase])
-        return not (plain and consumers == (d,)) and not by_cpu
+        plain = consumers != (d,)
+        if half.writers >= 0 or len(self.sets.sets[half.members]) == 1:
+            return plain
+        return all(self.sources.reducers[way] != d if way else plain for way in half.ways[phase])
 
     def _pulled(self, block: Block, d: int, phase: int) -> tuple[float, list[tuple[Any, float]]]:
         """Seconds at least until device `d` has the other half's output, and less for what it wrote itself."""

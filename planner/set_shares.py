@@ -12,7 +12,7 @@ import numpy as np
 
 from .device_sets import DeviceSets
 from .plan import Strategy
-from .share_lines import Lines, lines_below, sampled
+from .share_lines import Curve, Lines, lines_below
 from .stage_costs import Costs, StageCosts
 from .steps import Block
 from .units import Units
@@ -37,12 +37,7 @@ class Figures:
     @property
     def units(self) -> float:
         """All of them, the ragged last one as a part."""
-        return self.dimension.total / self.dimension.unit
-
-    @property
-    def least(self) -> float:
-        """The smallest share."""
-        return 1.0 if not self.dimension.missing else 1.0 - self.dimension.missing / self.dimension.unit
+        return self.dimension.whole
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class SetShares:
         """A column block's second stage."""
         units, plain = self.costs.hidden, np.zeros((len(self.sets.of), 2))
 
-        def share(d: int, count: int, alone: bool) -> Costs:
+        def share(d: int, count: float, alone: bool) -> Costs:
             return self.costs.outputs(self.layer, block, d, count, alone)
 
         return self._figures(share, units, plain, plain, (0, units.unit))
@@ -83,15 +78,15 @@ class SetShares:
         devices = range(len(self.sets.of))
         return min(sum(self.costs.embedding(d, alone)[:2]) for d in devices for alone in (False, True))
 
-    def _share(self, block: Block, strategy: Strategy, d: int, units: int, alone: bool) -> Costs:
+    def _share(self, block: Block, strategy: Strategy, d: int, units: float, alone: bool) -> Costs:
         return self.costs.share(self.layer, block, strategy, d, units, alone)
 
     def _figures(self, share, units: Units, residual, alone_residual, widths) -> Figures:  # type: ignore[no-untyped-def]
         bare, pushed, kept = [], [], {}
         for d, like in enumerate(self.sets.of):
             if like == d:
-                at, costs = sampled(partial(share, d, alone=False), units.count)
-                kept[d] = lines_below(at, costs[:, :2]), lines_below(at, costs[:, :2] + costs[:, 2:4])
+                curve = Curve(partial(share, d, alone=False), units)
+                kept[d] = lines_below(curve, pushed=False), lines_below(curve, pushed=True)
             bare.append(kept[like][0])
             pushed.append(kept[like][1])
         whole = np.array([share(like, units.count, True) for like in self.sets.of])

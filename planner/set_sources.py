@@ -25,13 +25,15 @@ SLICES = 4  # into which a width is cut to see how a pull grows
 class Sources:
     """One way of handing on a block's output, for every set that produced it; infinite where a set has no such way.
 
-    `middle_s[set, phase]`: before anyone can pull; `sole_s`: at least, where one device alone does.
+    `middle_s[set, phase]`: before anyone can pull; `sole_s`: at least, where one device alone does; `beyond_s`: at
+    least beyond a push by every producer, of which one that adds up itself pushes sums only.
     `pull_s[set, device, phase]`: alone on its paths. `moved[set, device]`: values a row over its link.
     `saved_s[set, device, phase]`: less for every value that it wrote itself.
     """
 
     middle_s: np.ndarray
     sole_s: np.ndarray
+    beyond_s: np.ndarray
     pull_s: np.ndarray
     moved: np.ndarray
     saved_s: np.ndarray
@@ -68,6 +70,12 @@ class SetSources:
         return np.asarray(np.maximum(np.maximum(on_port * port_s, on_host * host_s) - np.array(each_s), 0.0))
 
     @cached_property
+    def reducers(self) -> list[int | None]:
+        """By row way the device that adds up alone."""
+        cpus = [d for d, device in enumerate(self.costs.pricer.profile.devices) if device.kind == "cpu"]
+        return [None] * (len(self.row_ways) - len(cpus)) + cpus
+
+    @cached_property
     def row_ways(self) -> list[Sources]:
         """Ways of a row block: every consumer sums; the members do, in parts; a CPU device does."""
         cpus = [d for d, device in enumerate(self.costs.pricer.profile.devices) if device.kind == "cpu"]
@@ -86,17 +94,16 @@ class SetSources:
 
     def _every(self, one: Callable[[Set], Sources | None]) -> Sources:
         count = len(self.linked)
-        none = Sources(
-            np.full(3, np.inf), np.full(3, np.inf), np.zeros((count, 3)), np.zeros(count), np.zeros((count, 3))
-        )
+        never = np.full(3, np.inf)
+        none = Sources(never, never, never, np.zeros((count, 3)), np.zeros(count), np.zeros((count, 3)))
         found = [one(s) or none for s in self.sets.sets]
-        names = ("middle_s", "sole_s", "pull_s", "moved", "saved_s")
+        names = ("middle_s", "sole_s", "beyond_s", "pull_s", "moved", "saved_s")
         return Sources(*(np.array([getattr(each, name) for each in found]) for name in names))
 
     def _plain(self, s: Set) -> Sources:
         hidden, held = self.costs.pricer.model.hidden, self._has(s)
         pulls = [self._pull(d, s, hidden, "sum", len(s) == 1) for d in range(len(held))]
-        return self._of(np.zeros(3), np.zeros(3), pulls, hidden * (len(s) - held * 1.0))
+        return self._of(np.zeros((3, 3)), pulls, hidden * (len(s) - held * 1.0))
 
     def _reduced(self, ways: SumWays, s: Set, sums: Sums) -> Sources:
         hidden = self.costs.pricer.model.hidden
@@ -107,13 +114,15 @@ class SetSources:
         if len(reducers) == 1:
             pulls[reducers[0]] = np.zeros(3)  # it need not pull where it alone consumes
         before, alone = (np.array(each)[list(PHASES)] for each in (middle, sole))
-        return self._of(before, alone, pulls, np.array(others, dtype=float))
+        beyond = alone if len(reducers) == 1 and reducers[0] in s else before
+        return self._of(np.array([before, alone, beyond]), pulls, np.array(others, dtype=float))
 
     def _slices(self, s: Set, width: int) -> Sources:
         found = [self._line(d, s, width) for d in range(len(self.linked))]
         saved = np.array([each[1] for each in found])
         moved = np.full(len(found), float(width)) if len(s) > 1 else width * (1.0 - self._has(s))
-        return Sources(np.zeros(3), np.zeros(3), np.array([each[0] for each in found]), moved, saved)
+        nothing, pulls = np.zeros(3), np.array([each[0] for each in found])
+        return Sources(nothing, nothing, nothing, pulls, moved, saved)
 
     def _line(self, d: int, s: Set, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Seconds of pulling everything, and how much less for each own value: a line below what is sampled."""
@@ -134,8 +143,9 @@ class SetSources:
         costs: Costs = self.costs.pull(like, producers, width, combine, alone)
         return np.array(costs)[list(PHASES)]
 
-    def _of(self, middle: np.ndarray, sole: np.ndarray, pulls: list[np.ndarray], moved: np.ndarray) -> Sources:
-        return Sources(middle, sole, np.array(pulls), moved, np.zeros((len(pulls), 3)))
+    def _of(self, before: np.ndarray, pulls: list[np.ndarray], moved: np.ndarray) -> Sources:
+        middle, sole, beyond = before
+        return Sources(middle, sole, beyond, np.array(pulls), moved, np.zeros((len(pulls), 3)))
 
     def _has(self, s: Set) -> np.ndarray:
         return np.array([d in s for d in range(len(self.linked))])

@@ -27,6 +27,16 @@ class Units:
         """Values that the last unit lacks."""
         return self.count * self.unit - self.total
 
+    @property
+    def whole(self) -> float:
+        """All of them, the ragged last one as a part."""
+        return self.total / self.unit
+
+    @property
+    def least(self) -> float:
+        """The smallest share: one unit, or the ragged last one."""
+        return 1.0 - self.missing / self.unit
+
     def of(self, units: float) -> int:
         """Values in `units` units, which may be whole ones and a part."""
         return min(round(units * self.unit), self.total)

@@ -64,7 +64,7 @@ def best_split(pricer: Pricer, caps: tuple[int, ...], heads: int) -> tuple[float
     """Price and split of the fastest that fits, every way of summing included; infinity and None without one."""
     best: tuple[float, Split | None] = (float("inf"), None)
     for split in every_split(pricer, heads):
-        for seconds, summed in _by_price(pricer, split):
+        for seconds, summed in priced(pricer, split):
             if seconds >= best[0]:
                 break
             if fits(split_bytes(pricer, summed), pricer.profile, caps):
@@ -73,7 +73,7 @@ def best_split(pricer: Pricer, caps: tuple[int, ...], heads: int) -> tuple[float
     return best
 
 
-def _by_price(pricer: Pricer, split: Split) -> Iterator[tuple[float, Split]]:
+def priced(pricer: Pricer, split: Split) -> Iterator[tuple[float, Split]]:
     """The split with every way of summing each of its blocks in either phase, the fastest first."""
     layers, work = dict.fromkeys(split.layers), pricer.workload
     blocks = list(dict.fromkeys(b for layer in layers for b in (layer.attention, layer.mlp) if _is_summed(b)))

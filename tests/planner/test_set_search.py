@@ -7,40 +7,20 @@ from random import Random
 
 import numpy as np
 import pytest
+from choices import choice_of
 from instances import alike, known, synthetic
 from profiles import make_model, make_profile
 
 from tpplan.hwprofiles.machine import load_hardware
 from tpplan.planner.baselines import split_bytes
-from tpplan.planner.device_sets import DeviceSets, Set, device_sets
-from tpplan.planner.plan import BlockPlan, LayerPlan, Split, Workload, members
+from tpplan.planner.device_sets import device_sets
+from tpplan.planner.plan import BlockPlan, LayerPlan, Split, Workload
 from tpplan.planner.request import Request
-from tpplan.planner.set_halves import Half, Halves
-from tpplan.planner.set_search import SetSearch, set_search
+from tpplan.planner.set_search import set_search
 from tpplan.planner.sums import with_best_sums
 from tpplan.planner.wishes import completed, pricer_of
 
 SAME = 1 + 1e-6
-
-
-def first_of_equals(sets: DeviceSets, held: Set) -> int:
-    """The number of the set that has as many of every run of equal devices."""
-    runs: list[list[int]] = []
-    for d, like in enumerate(sets.of):
-        if runs and d and sets.of[d - 1] == like:
-            runs[-1].append(d)
-        else:
-            runs.append([d])
-    counts = [sum(d in held for d in run) for run in runs]
-    return sets.index[tuple(d for run, n in zip(runs, counts) for d in run[:n])]
-
-
-def half(search: SetSearch, block: str, plan: BlockPlan) -> Half:
-    sets, held = search.totals.sets, members(plan.units)
-    number = first_of_equals(sets, held)
-    if plan.strategy == "column" and len(held) > 1:
-        return Half(number, first_of_equals(sets, members(plan.outputs)))
-    return search.totals.halves(block, number, 0)[0][1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("make", [known, synthetic])
@@ -57,8 +37,7 @@ def test_no_split_is_faster_than_the_bound_of_its_sets(make, seed: int) -> None:
     if search is None:
         assert model.layers < 2 or len(set(model.windows)) > 1
         return
-    layer = split.layers[0]
-    halves = Halves(half(search, "attention", layer.attention), half(search, "mlp", layer.mlp))
+    halves = choice_of(search, split.layers[0])
     exact_s = pricer.split_s(with_best_sums(pricer, split, lambda _: True))
     nodes = search.totals.node(halves.attention), search.totals.node(halves.mlp)
     assert search.totals.each[nodes] <= exact_s * SAME
@@ -89,6 +68,6 @@ def test_equal_devices_that_hold_different_halves() -> None:
     search = set_search(pricer, request, (most, most))
     assert search is not None
     assert search.memory.tight
-    halves = Halves(half(search, "attention", layer.attention), half(search, "mlp", layer.mlp))
+    halves = choice_of(search, layer)
     assert search._solved_s(halves) <= pricer.split_s(split) * SAME
     assert search.least_s(inf) <= pricer.split_s(split) * SAME
