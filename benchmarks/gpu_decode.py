@@ -21,7 +21,7 @@ from gpu_models import RandomWeights, unsplit_logits
 from tpplan.executor.gpu.devices import open_devices
 from tpplan.executor.gpu.loading import GpuLoader
 from tpplan.executor.opening import start_worker
-from tpplan.hwprofiles.device_names import is_gpu
+from tpplan.hwprofiles.device_names import is_gpu, numbered
 from tpplan.planner.hf_config import spec_from_config
 from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import (
@@ -156,7 +156,7 @@ def main() -> None:
     rate = copy_bytes_per_s()
     lines = [f"{torch.cuda.get_device_name(0)}: copy {rate / 1e12:.2f} TB/s"]
     for rig in arguments.rig or ["cuda:0"]:
-        names = rig.split("+")
+        names = numbered(rig.split("+"))
         speeds = [float(name.partition("/")[2].partition("#")[0] or 132) for name in names]
         for label, shares in {"by SMs": speeds, "even": [1.0] * len(names)}.items():
             if label == "even" and len(set(speeds)) == 1:

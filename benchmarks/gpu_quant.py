@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import gpu_kernels
@@ -30,14 +31,15 @@ SHARDS = [("qkv/3", 2048, 4096), ("o/3", 4096, 1408), ("gate_up/3", 9728, 4096),
 # rows: BLOCK_N, PARTS, COLUMNS, stages, warps
 TILES = {
     1: [
-        (16, 4, 8, 4, 2), (16, 4, 8, 4, 4), (16, 4, 8, 6, 4), (16, 4, 8, 3, 2), (16, 8, 8, 3, 2), (16, 8, 8, 3, 4),
-        (16, 2, 8, 4, 2), (16, 2, 8, 6, 2), (32, 2, 8, 4, 2), (32, 4, 8, 3, 4), (16, 1, 8, 8, 1), (32, 1, 8, 6, 2),
-        (16, 4, 8, 4, 1),
+        (16, 8, 8, 3, 4), (16, 8, 8, 4, 4), (16, 8, 8, 3, 8), (32, 8, 8, 3, 4), (16, 8, 8, 3, 2), (16, 4, 8, 4, 2),
+        (16, 4, 8, 3, 2), (32, 4, 8, 3, 4), (32, 4, 8, 4, 2), (16, 4, 8, 4, 4), (16, 4, 8, 5, 1), (16, 8, 8, 5, 4),
     ],
+    2: [(16, 8, 16, 3, 4), (16, 8, 16, 3, 2), (16, 4, 8, 3, 2), (32, 4, 8, 3, 4)],
     8: [
-        (32, 2, 16, 4, 4), (32, 2, 16, 4, 2), (32, 1, 8, 5, 2), (64, 1, 8, 4, 4), (64, 1, 8, 4, 2), (16, 2, 16, 4, 2),
-        (16, 4, 32, 3, 4), (128, 1, 8, 3, 4), (64, 2, 16, 3, 4),
+        (32, 2, 16, 4, 2), (16, 2, 16, 4, 2), (16, 4, 32, 3, 2), (32, 1, 8, 5, 2), (64, 1, 8, 4, 2), (16, 4, 32, 4, 4),
+        (16, 2, 16, 4, 1), (32, 2, 16, 3, 2), (32, 4, 32, 3, 4),
     ],
+    16: [(32, 2, 32, 4, 2), (16, 2, 32, 4, 2), (16, 4, 64, 3, 2), (32, 1, 16, 5, 2), (64, 1, 16, 4, 2)],
 }  # fmt: skip
 AHEAD = [0, 4096, 32768, 65536]
 FORMS: dict[str, dict[str, Any]] = {
@@ -124,29 +126,26 @@ def products(copy: float, sizes: list[tuple[str, int, int]], rows_asked: list[in
             first = first or us
             gain = f"{rows * first / us:.1f} times one row's throughput" if rows > 1 else ""
             report(f"{name} {N}x{K}, {rows} rows", us, weight.nbytes, copy, gain)
-            if sweeps and rows in TILES and name in ("o", "gate_up", "down"):
+            if sweeps and rows in TILES:
                 best = sweep(weight, order, reference, copies, rows)
-                print("    best:", "; ".join(f"{us:.2f} {tiles}" for us, tiles in best[:5]), flush=True)
+                print("    best:", "; ".join(f"{us:.2f} {tiles} {how}" for us, tiles, how in best[:6]), flush=True)
         if sweeps:
             print("    asked for ahead:", *(f"{ahead >> 10} KiB {ahead_us(copies, ahead):.2f} us;" for ahead in AHEAD))
-            print(
-                "    zeros taken from", *(folding(weight, order, reference, copies, where) for where in (False, True))
-            )
 
 
 def sweep(
     weight: GroupedWeight, order: Any, reference: Any, copies: list[GroupedWeight], rows: int
-) -> list[tuple[float, tuple[int, ...]]]:
-    """us and tiles, the best first; tiles whose results are wrong are told and left out."""
-    kept, found = linear_quant.tiles, []
-    for tiles in TILES[rows]:
-        linear_quant.tiles = lambda *_, tiles=tiles: tiles
+) -> list[tuple[float, tuple[int, ...], str]]:
+    """us, tiles, and where zeros are taken from, the best first; wrong results are told and left out."""
+    kept, found = (linear_quant.tiles, linear_quant.folds), []
+    for tiles, sums in product(TILES[rows], (False, True)):
+        linear_quant.tiles, linear_quant.folds = lambda *_, tiles=tiles: tiles, lambda _, sums=sums: sums
         try:
             checked(str(tiles), weight, order, reference, rows)
-            found.append((product_us(copies, rows), tiles))
+            found.append((product_us(copies, rows), tiles, "sums" if sums else "codes"))
         except Exception as error:
             print("   ", tiles, (str(error).splitlines() or [type(error).__name__])[0][:90], flush=True)
-    linear_quant.tiles = kept
+    linear_quant.tiles, linear_quant.folds = kept
     return sorted(found)
 
 
@@ -155,13 +154,6 @@ def ahead_us(copies: list[GroupedWeight], ahead: int) -> float:
     us = product_us(copies, 1)
     linear_quant.AHEAD_BYTES = kept
     return us
-
-
-def folding(weight: GroupedWeight, order: Any, reference: Any, copies: list[GroupedWeight], sums: bool) -> str:
-    kept, linear_quant.folds = linear_quant.folds, lambda _: sums
-    error, us = error_of(weight, order, reference, 1), product_us(copies, 1)
-    linear_quant.folds = kept
-    return f"{'sums' if sums else 'codes'}: {us:.2f} us, error {error:.1e};"
 
 
 def forms(copy: float) -> None:
@@ -267,13 +259,18 @@ def chain(copy: float) -> None:
     print("three runs of one token:", "bitwise equal" if same else "DIFFERENT")
 
 
-def compile_share(worker: int, workers: int, part: bool) -> None:
-    """Launches once what the sweep will time, on a part of a GPU or on all of it, so that Triton's cache has it."""
-    linear_quant.folds = lambda _: part
-    wanted = [(1 + halves, rows, tiles) for halves in (0, 1) for rows in TILES for tiles in TILES[rows]]
-    for halves, rows, tiles in wanted[worker::workers]:
+def compile_share(worker: int, workers: int) -> None:
+    """Launches once what the sweep will time, so that Triton's cache has it."""
+    wanted = [
+        (1 + halves, rows, tiles, sums)
+        for halves in (0, 1)
+        for rows in TILES
+        for tiles in TILES[rows]
+        for sums in (False, True)
+    ]
+    for halves, rows, tiles, sums in wanted[worker::workers]:
         weight, order, reference = random_weight(256 * halves, 4096, second="zeros", halves=halves)
-        linear_quant.tiles = lambda *_, tiles=tiles: tiles
+        linear_quant.tiles, linear_quant.folds = lambda *_, tiles=tiles: tiles, lambda _, sums=sums: sums
         try:
             x, squares = normal(rows, 4096), normal(rows, 4, dtype=torch.float32)
             runner(weight)(x, weight, None, normal(rows, 256), squares, HIDDEN, EPS)
@@ -282,9 +279,9 @@ def compile_share(worker: int, workers: int, part: bool) -> None:
             print(tiles, type(error).__name__, flush=True)
 
 
-def compile_ahead(part: bool) -> None:
+def compile_ahead() -> None:
     workers = os.cpu_count() or 1
-    shares = [f"--compile={at}/{workers}/{int(part)}" for at in range(workers)]
+    shares = [f"--compile={at}/{workers}" for at in range(workers)]
     started = [subprocess.Popen([sys.executable, __file__, share]) for share in shares]
     for process in started:
         process.wait()
@@ -293,17 +290,16 @@ def compile_ahead(part: bool) -> None:
 def main() -> None:
     asked = dict(argument.removeprefix("--").partition("=")[::2] for argument in sys.argv[1:])
     if "compile" in asked:
-        worker, workers, part = map(int, asked["compile"].split("/"))
-        compile_share(worker, workers, bool(part))
+        compile_share(*map(int, asked["compile"].split("/")))
         return
     if "sweep" in asked:
-        compile_ahead("sms" in asked)
+        compile_ahead()
     copy = copy_bytes_per_s()
     print(f"{torch.cuda.get_device_name()}: copy {copy / 1e12:.2f} TB/s")
     if "sms" in asked:
         with open_devices([f"cuda:0/{asked['sms']}"]) as devices:
             gpu_kernels.PART.append(devices[0].compute)
-            products(copy, [*PRODUCTS, *SHARDS], [1], "sweep" in asked)
+            products(copy, SHARDS, [1], "sweep" in asked)
         return
     products(copy, PRODUCTS, [1, 2, 8, 16], "sweep" in asked)
     chain(copy)

@@ -18,12 +18,13 @@ from ..planner.layer_graph import device_steps
 from ..planner.model_spec import ModelSpec
 from ..planner.plan import Phase, Plan
 from ..planner.steps import Kind, Step
+from .parts import PartsKeeper
 from .pass_runner import DeviceProgram, PassRunner
 from .phases import phase_steps, steps_of_any_phase
 from .program import Binder
 from .rope_tables import rope_tables
 from .state import DeviceState
-from .weights import ShardReader, WeightFiles
+from .weights import HOST, ShardReader, WeightFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Runners = dict[Phase, PassRunner]
@@ -65,7 +66,8 @@ def load(
 
     def state_of(device: int) -> DeviceState:
         mine = steps_of_any_phase(steps, device)
-        shards = ShardReader(files, model, plan.split, DTYPES.get(plan.dtype), device, progress=progress).read_all(mine)
+        dtype, keeper = DTYPES.get(plan.dtype), None if plan.dtype in DTYPES else PartsKeeper()
+        shards = ShardReader(files, model, plan.split, dtype, device, HOST, progress, keeper).read_all(mine)
         cache_dtype = DTYPES[plan.cache_dtype]
         return DeviceState(workers[device], device, model, mine, shards, ropes, logits, rows, cache_dtype)
 

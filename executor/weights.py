@@ -5,9 +5,9 @@ Knows which tensors a step needs and which way they are cut. Knows nothing of fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -16,7 +16,10 @@ from ..planner.plan import Range, Split, kv_span, members, size
 from ..planner.steps import Kind, Step
 from ..planner.strategy import OUTPUT_PROJECTION
 from .grouped import Array, Columns, GroupedRows
-from .tiles import Parts, Tiles
+from .tiles import Parts
+
+if TYPE_CHECKING:
+    from .gpu.matrices import Matrices
 
 Key = tuple[int, str, str]  # layer, block, role of the step
 HOST = torch.device("cpu")
@@ -42,24 +45,39 @@ class WeightFiles(Protocol):
 class Shard:
     """What one step holds. weight: matrix `[out, in]` in the plan's dtype, or norm `[width]` float32; bias: float32.
 
-    `parts`: the matrix instead, where it stays in the formats of the checkpoint; `weight` is empty then.
+    `parts`, or on a GPU `matrices`: the matrix instead, where it stays in the formats of the checkpoint; `weight` is
+    empty then.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     parts: Parts | None = None
+    matrices: Matrices | None = None
 
     @property
     def bytes(self) -> int:
         dense = sum(t.numel() * t.element_size() for t in (self.weight, self.bias) if t is not None)
-        return dense + (self.parts.bytes if self.parts else 0)
+        return dense + sum(held.bytes for held in (self.parts, self.matrices) if held is not None)
+
+
+class Keeper(Protocol):
+    """Makes of matrices that stay as they are stored what a kind of device computes with."""
+
+    def part(self, source: GroupedRows, rows: Columns) -> Any:
+        """Rows of a quantised matrix, in their order."""
+        ...
+
+    def shard(self, role: str, parts: Sequence[Any], bias: torch.Tensor | None) -> Shard:
+        """Of the step `role`. `parts`: what `part` made, or dense matrices, below each other."""
+        ...
 
 
 @dataclass(frozen=True)
 class ShardReader:
     """Reads the shards of device `device` under `split`, to `place`; tells `progress` the bytes of each.
 
-    `dtype`: None to keep matrices as stored.
+    `dtype`: of dense matrices; None for that of the checkpoint. `keeper`: of matrices that stay as they are stored;
+    without one all become dense.
     """
 
     files: WeightFiles
@@ -69,6 +87,7 @@ class ShardReader:
     device: int
     place: torch.device = HOST
     progress: Callable[[int], None] = lambda loaded_bytes: None
+    keeper: Keeper | None = None
 
     def read_all(self, steps: Iterable[Step]) -> dict[Key, Shard]:
         """Shards of all steps that hold weights; a tied head shares the embedding's tensor."""
@@ -125,8 +144,9 @@ class ShardReader:
         self, step: Step, names: list[str], rows: list[Range], has_bias: bool = False, columns: Range | None = None
     ) -> Shard:
         """The row ranges of several matrices below each other, read into place one after the other."""
-        if self.dtype is None:
-            return self._as_stored(step, names, rows, has_bias, columns or (0, step.in_features))
+        if self.keeper is not None:
+            return self._as_stored(self.keeper, step, names, rows, has_bias, columns or (0, step.in_features))
+        assert self.dtype is not None, "matrices that are not kept as they are stored have a format"
         total, at = sum(map(size, rows)), 0
         bias = torch.empty(total, device=self.place) if has_bias else None
         if bias is not None:
@@ -137,7 +157,9 @@ class ShardReader:
             self.files.read_into(weight[at : (at := at + size(span))], f"{name}.weight", span, columns)
         return Shard(weight, bias)
 
-    def _as_stored(self, step: Step, names: list[str], rows: list[Range], has_bias: bool, columns: Range) -> Shard:
+    def _as_stored(
+        self, keeper: Keeper, step: Step, names: list[str], rows: list[Range], has_bias: bool, columns: Range
+    ) -> Shard:
         """As `_stacked`, each matrix in its own format."""
         order = self._mlp_order(step.layer) if step.block == "mlp" else None
         taken: list[Columns] = list(rows)
@@ -146,12 +168,12 @@ class ShardReader:
             taken = [order[slice(*span)] for span in rows]
         elif order is not None:
             inputs = order[slice(*columns)]
-        parts = [self._part(f"{name}.weight", some, inputs) for name, some in zip(names, taken, strict=True)]
+        parts = [self._part(keeper, f"{name}.weight", some, inputs) for name, some in zip(names, taken, strict=True)]
         bias = None
         if has_bias:
             biases = [(self.files.read(f"{name}.bias"), some) for name, some in zip(names, taken, strict=True)]
             bias = torch.cat([b[slice(*some)] if isinstance(some, tuple) else b[some] for b, some in biases])
-        return Shard(torch.empty(0), bias, Parts(parts))
+        return keeper.shard(step.role, parts, bias)
 
     def _mlp_order(self, layer: int) -> Array | None:
         """The order that a layer's MLP columns stand in: that of down_proj's groups, so that a device's share has whole
@@ -160,14 +182,15 @@ class ShardReader:
         prefix = f"model.layers.{layer}.mlp."
         return self.files.orders(*(f"{prefix}{which}_proj.weight" for which in ("gate", "up", "down")))
 
-    def _part(self, name: str, rows: Columns, columns: Columns) -> Tiles | torch.Tensor:
+    def _part(self, keeper: Keeper, name: str, rows: Columns, columns: Columns) -> Any:
         """Part of a matrix as it is stored."""
         grouped = self.files.grouped(name, columns)
         if grouped is not None:
-            return Tiles(grouped, rows)
+            return keeper.part(grouped, rows)
         assert isinstance(rows, tuple), "only quantised rows have an order"
         assert isinstance(columns, tuple), "only quantised columns have an order"
-        part = torch.empty(size(rows), size(columns), dtype=self.files.dtype(name), device=self.place)
+        dtype = self.dtype or self.files.dtype(name)
+        part = torch.empty(size(rows), size(columns), dtype=dtype, device=self.place)
         self.files.read_into(part, name, rows, columns)
         return part
 

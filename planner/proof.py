@@ -49,8 +49,9 @@ class Proof:
 
     def splits(self, starts: list[Split]) -> Iterator[Split]:
         """Splits over the sets that the bound is met by, with the tables of any of `starts`."""
-        for start in starts if self._sets and self._least_s < inf else ():
-            yield from self._sets.splits(start)
+        if self._sets and self._least_s < inf:
+            for start in starts:
+                yield from self._sets.splits(start)
 
     def found(self, near: Split) -> Found:
         """What is known of splits faster than `near`."""

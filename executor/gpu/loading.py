@@ -22,12 +22,14 @@ from ...planner.model_spec import ModelSpec
 from ...planner.plan import PREFILL_CHUNK, Phase, Split, members
 from ...planner.steps import Step
 from ..loading import all_at_once
+from ..parts import PartsKeeper
 from ..phases import phase_steps, steps_of_any_phase
 from ..rope_tables import rope_tables
-from ..weights import Key, Shard, ShardReader, WeightFiles
+from ..weights import Keeper, Key, Shard, ShardReader, WeightFiles
 from .cpu_ranks import CpuRanks
 from .devices import GpuDevice, GpuWorker
 from .exchanges import PhaseExchanges, make_sites
+from .matrices import MatrixKeeper
 from .pieces import BUCKETS
 from .program import GpuBinder
 from .residuals import Residuals
@@ -59,6 +61,7 @@ class GpuLoader:
     cpus: dict[int, Worker] = field(default_factory=dict)
     cpu_cache: torch.dtype = torch.float32
     progress: Callable[[int], None] = lambda loaded_bytes: None
+    as_stored: bool = False
     residuals: Residuals = field(init=False)
     steps: dict[Phase, list[Step]] = field(init=False)
 
@@ -118,8 +121,13 @@ class GpuLoader:
         return {"decode": runners["decode"], "prefill": runners.get("prefill", runners["decode"])}
 
     def _shards(self, d: int, steps: list[Step], place: torch.device) -> dict[Key, Shard]:
+        dtype: torch.dtype | None = self.form
+        keeper: Keeper | None = None
+        if self.as_stored:
+            on_gpu = d in self.devices
+            keeper, dtype = (MatrixKeeper(place), self.form) if on_gpu else (PartsKeeper(), None)
         files = self.files_of(d)
-        return ShardReader(files, self.model, self.split, self.form, d, place, self.progress).read_all(steps)
+        return ShardReader(files, self.model, self.split, dtype, d, place, self.progress, keeper).read_all(steps)
 
     def _program(
         self,

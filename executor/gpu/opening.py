@@ -34,12 +34,8 @@ def open_with_gpus(
     """Ready runners by phase; what they hold is given back with `held`. ValueError, before anything is loaded, where a
     device is not here or has too little memory; or where memory runs out after all.
     """
-    if plan.dtype not in DTYPES:
-        raise ValueError(
-            f"the plan holds weights in {plan.dtype}, which GPUs cannot compute with yet: run tpplan solve with "
-            "--dtype bfloat16, or plan for CPU devices"
-        )
-    if plan.cache_dtype != plan.dtype:
+    as_stored = plan.dtype not in DTYPES
+    if not as_stored and plan.cache_dtype != plan.dtype:
         raise ValueError(
             f"GPUs keep keys and values in the format of the weights, the plan has a {plan.cache_dtype} cache: run "
             f"tpplan solve with --cache-dtype {plan.dtype}"
@@ -58,9 +54,9 @@ def open_with_gpus(
         return StagedFiles(files) if device in devices else files  # type: ignore[return-value]
 
     loader = GpuLoader(
-        model, plan.split, devices, files_of, DTYPES[plan.dtype], plan.workload.context, logits,
+        model, plan.split, devices, files_of, DTYPES[plan.cache_dtype], plan.workload.context, logits,
         PATIENCE_WITH_CPUS_MS if cpus else PATIENCE_MS, plan.workload.chunk_rows, cpus, DTYPES[plan.cache_dtype],
-        progress,
+        progress, as_stored,
     )  # fmt: skip
     try:
         runners = loader.load()

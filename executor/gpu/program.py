@@ -15,6 +15,7 @@ from ...kernels.gpu import argmax, attention, embed, gate_up, linear, norm, prod
 from ...planner.model_spec import ModelSpec
 from ...planner.steps import Kind, Step
 from ..weights import Shard
+from . import matrices
 from .exchanges import Binds, Moved
 from .groups import Group, groups
 from .residuals import Residuals
@@ -58,11 +59,15 @@ class GpuBinder:
         return bind(first)
 
     def _embed(self, step: Step) -> Run:
-        s, table, wide = self.state, self.state.shard(step).weight, step.out_features
+        s, shard, wide = self.state, self.state.shard(step), step.out_features
         self.result = "part"
 
         def run(rows: int) -> None:
-            embed.embed(s.tokens[:rows], table, step.span[0], s.view("part", rows, wide))
+            tokens, out = s.tokens[:rows], s.view("part", rows, wide)
+            if shard.matrices:
+                matrices.embed(tokens, shard.matrices, step.span[0], out)
+            else:
+                embed.embed(tokens, shard.weight, step.span[0], out)
 
         return run
 
@@ -110,16 +115,18 @@ class GpuBinder:
                 sums = None
             elif rows > 1 and squares is not None and chosen_sums is not None:
                 sums = torch.index_select(squares, 0, s.last_row, out=chosen_sums)
-            one = None if sums is None else sums[:1]
-            linear.linear(x, shard.weight, shard.bias, out, one, self.model.hidden, self.model.norm_eps)
+            self._product(x, shard, out, sums)
 
         return last if step.block == "head" else run
 
     def _product(self, x: torch.Tensor, shard: Shard, out: torch.Tensor, squares: torch.Tensor | None) -> None:
         rows = len(x)
-        if rows <= FEW_ROWS:
-            sums = None if squares is None else squares[:rows]
-            linear.linear(x, shard.weight, shard.bias, out, sums, self.model.hidden, self.model.norm_eps)
+        sums = None if squares is None or rows > FEW_ROWS else squares[:rows]
+        norms = sums, self.model.hidden, self.model.norm_eps
+        if shard.matrices:
+            matrices.multiply(shard.matrices, x, shard.bias, out, self.state.scratch, *norms)
+        elif rows <= FEW_ROWS:
+            linear.linear(x, shard.weight, shard.bias, out, *norms)
         else:
             products.many_rows(x, shard.weight, shard.bias, out)
 
@@ -141,11 +148,13 @@ class GpuBinder:
 
         def run(rows: int) -> None:
             x, out = s.view("scaled", rows, step.in_features), s.view("activated", rows, columns)
-            if rows <= FEW_ROWS:
-                norms = squares[:rows], self.model.hidden, self.model.norm_eps
+            both = s.view("gate_up", rows, 2 * columns)
+            norms = squares[:rows] if rows <= FEW_ROWS else None, self.model.hidden, self.model.norm_eps
+            if shard.matrices:
+                matrices.gate_up(shard.matrices, x, shard.bias, both, out, s.scratch, *norms)
+            elif rows <= FEW_ROWS:
                 gate_up.gate_up(x, shard.weight, shard.bias, out, *norms)
             else:
-                both = s.view("gate_up", rows, 2 * columns)
                 products.many_rows(x, shard.weight, shard.bias, both)
                 swiglu.swiglu(both, out)
 

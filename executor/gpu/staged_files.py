@@ -10,6 +10,7 @@ import torch
 from gguf.constants import GGMLQuantizationType
 
 from ...planner.plan import Range, size
+from ..grouped import Array, Columns, GroupedRows
 from ..stored import Stored, read_raw
 from ..weight_files import WeightFiles
 
@@ -22,7 +23,7 @@ _PLAIN = {
 
 
 class StagedFiles:
-    """`read` and `read_into` of `files`, for the GPU whose thread and stream call it.
+    """What `ShardReader` asks of `files`, for the GPU whose thread and stream call it.
 
     ValueError when pinned memory is refused.
     """
@@ -41,6 +42,15 @@ class StagedFiles:
     def read(self, name: str, rows: Range | None = None, columns: Range | None = None) -> torch.Tensor:
         """On the host, float32."""
         return self.files.read(name, rows, columns)
+
+    def grouped(self, name: str, columns: Columns) -> GroupedRows | None:
+        return self.files.grouped(name, columns)
+
+    def orders(self, *names: str) -> Array | None:
+        return self.files.orders(*names)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.files.dtype(name)
 
     def read_into(self, out: torch.Tensor, name: str, rows: Range | None = None, columns: Range | None = None) -> None:
         """Into `out` on the GPU. ValueError names a tensor that is cut short, or holds NaN or infinity."""

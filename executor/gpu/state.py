@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
+from ...kernels.gpu.linear import ROWS
 from ...planner.model_spec import ModelSpec
 from ...planner.plan import kv_span, size
 from ...planner.steps import Kind, Step
 from ..weights import Key, Shard
+from .matrices import Scratch
 
-FEW_ROWS = 16  # what the kernels of decode take at once
-POSITION, EPOCH, ROWS, BULK, BULK_BEFORE = range(5)  # words of `control`
+FEW_ROWS = ROWS  # what the kernels of decode take at once
+POSITION, EPOCH, PASS_ROWS, BULK, BULK_BEFORE = range(5)  # words of `control`
 CONTROL_WORDS = 8
 _WIDTH_OF = {"qkv": "qkv", "gate_up": "gate_up", "attention": "mixed", "swiglu": "activated", "pull_inputs": "gathered"}
 
@@ -52,6 +54,7 @@ class GpuState:
         self.cache = {step.layer: self._cache(step) for step in steps if step.kind is Kind.ROPE}
         self.buffers = {name: self._buffer(name, wide) for name, wide in _widths(steps, model.hidden).items()}
         self.control = torch.zeros(CONTROL_WORDS, dtype=torch.int32, device=place)
+        self.scratch = Scratch(shards.values(), rows, formats.weights, place)
         self.tokens = torch.zeros(self.rows, dtype=torch.int64, device=place)
         self.last_row = torch.zeros(1, dtype=torch.int64, device=place)
         self.best_id = torch.zeros(1, dtype=torch.int64, device=place)
@@ -93,8 +96,10 @@ class GpuState:
     def bytes(self) -> int:
         """Held on the device: distinct tensors, counted once."""
         shards = [t for shard in self.shards.values() for t in (shard.weight, shard.bias) if t is not None]
-        held = [*shards, *self.cache.values(), *self.buffers.values(), self.cos, self.sin]
-        return sum({t.data_ptr(): t.numel() * t.element_size() for t in held if t.numel()}.values())
+        held = [*shards, *self.cache.values(), *self.buffers.values(), self.cos, self.sin, *self.scratch.tensors]
+        kept = {id(shard.matrices): shard.matrices.bytes for shard in self.shards.values() if shard.matrices}
+        dense = {t.data_ptr(): t.numel() * t.element_size() for t in held if t.numel()}
+        return sum(dense.values()) + sum(kept.values())
 
 
 def _widths(steps: Iterable[Step], hidden: int) -> dict[str, int]:

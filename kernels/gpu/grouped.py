@@ -7,13 +7,15 @@ one run at once, wherever the matrix units want them, and a tile's rows are piec
 
 codes: int16 `[halves * blocks, tiles, 16, run]`, blocks of 16 rows: what a program reads lies in one piece. table:
 int32 `[halves * blocks, groups, 1 or 2, 16]`; a word has the scale in its low 16 bits and the zero, an integer, or the
-minimum above, or two words have float32s. Where groups are ragged, `groups_of_runs` names the group of each run, and
-runs are filled up with places of no input.
+minimum above, or two words have float32s; int16 where there are only scales of 16 bits. Where groups are ragged,
+`groups_of_runs` names the group of each run, and runs are filled up with places of no input.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -118,6 +120,26 @@ def pack(
     return weight, order
 
 
+def stacked(weights: Sequence[GroupedWeight], halves: int = 1) -> GroupedWeight | None:
+    """One below the other; with `halves` 2, as the halves of one. None where they do not go together."""
+    first, *others = weights
+    rows = [weight.rows for weight in weights]
+    if not all(_alike(first, other) for other in others):
+        return None
+    if (halves == 2 and rows[0] != rows[1]) or (halves == 1 and any(n % BLOCK for n in rows[:-1])):
+        return None
+    codes, table = (torch.cat([getattr(weight, name) for weight in weights]) for name in ("codes", "table"))
+    return replace(first, codes=codes, table=table, rows=rows[0] if halves == 2 else sum(rows), halves=halves)
+
+
+def _alike(one: GroupedWeight, other: GroupedWeight) -> bool:
+    """In all but rows and numbers."""
+    own: dict[str, Any] = {"codes": None, "table": None, "groups_of_runs": None, "rows": 0}
+    runs, others = one.groups_of_runs, other.groups_of_runs
+    same = runs is others or (runs is not None and others is not None and torch.equal(runs, others))
+    return same and one.run == other.run and replace(one, **own) == replace(other, **own)
+
+
 def check(
     codes: torch.Tensor,
     group_of_input: torch.Tensor | int,
@@ -192,14 +214,14 @@ def _words(codes: torch.Tensor, bits: int, run: int, halves: int) -> torch.Tenso
 
 
 def _table(scales: torch.Tensor, second: torch.Tensor | None, halves: int) -> torch.Tensor:
-    """[N, groups] twice -> int32 [halves * blocks, groups, 1 or 2, 16]."""
+    """[N, groups] twice -> [halves * blocks, groups, 1 or 2, 16]."""
     pair = torch.stack([_bits(scales), torch.zeros_like(_bits(scales)) if second is None else _bits(second)], 2)
     if scales.dtype is not torch.float32:
-        pair = (pair[:, :, :1] & 0xFFFF) | (pair[:, :, 1:] << 16)
+        pair = (pair[:, :, :1] & 0xFFFF) | (pair[:, :, 1:] << 16) if second is not None else pair[:, :, :1].short()
     N, groups, words = pair.shape
     rows = N // halves
     blocks = -(-rows // BLOCK)
-    full = torch.zeros(halves, blocks * BLOCK, groups, words, dtype=torch.int32, device=scales.device)
+    full = torch.zeros(halves, blocks * BLOCK, groups, words, dtype=pair.dtype, device=scales.device)
     full[:, :rows] = pair.view(halves, rows, groups, words)
     return full.view(halves * blocks, BLOCK, groups, words).permute(0, 2, 3, 1).contiguous()
 

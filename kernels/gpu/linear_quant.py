@@ -64,9 +64,11 @@ def product(
             else:
                 group = (first + i) >> group_shift
             found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
-            pair = tl.load(found, mask=there, other=0)
-            second = pair >> 16
-            if WORDS == 2 and SECOND:
+            pair = tl.load(found, mask=there, other=0).to(tl.int32)
+            second = pair
+            if SECOND and WORDS == 1:
+                second = pair >> 16
+            elif SECOND:
                 second = tl.load(found + _BLOCK, mask=there, other=0)
             sums = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
             odd = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
@@ -207,22 +209,25 @@ def folds(x: torch.Tensor) -> bool:
 
 
 def tiles(x: torch.Tensor, weight: GroupedWeight) -> tuple[int, int, int, int, int]:
-    """BLOCK_N, PARTS, COLUMNS, stages, warps: 64 or 128 rows of codes a tile.
+    """BLOCK_N, PARTS, COLUMNS, stages, warps, as measured (`benchmarks/gpu_quant.py --sweep`).
 
-    Where programs are few for the SMs, four warps share a tile; where they are many, two do with less work a weight.
-    Four warps with more than 8 columns mean Hopper's units for whole warp groups, and Blackwell's, which copy operands
-    more than they compute here; else those of single warps are taken. Before Ampere Triton has none: no part pays then.
+    Where programs are few for the SMs, more parts and warps share a tile; where they are many, two warps each. Four
+    warps with more than 8 columns mean Hopper's units for whole warp groups: with minimums their sums came out wrong
+    there (Triton 3.6), so single warps' units are taken. Before Ampere Triton has none: no part pays then.
     """
     rows, generation = tile(x.shape[0]), architecture(x) // 10
     if generation < 8:
         return 64 if rows <= 4 else 32, 1, rows, 2, 4
-    most, shorter = max(1, 8 // rows), max(1, RUNS[0] // weight.run)  # short runs: as many words a tile
-    PARTS = min(most, 4 * shorter) if rows <= 2 else 2 // weight.halves
-    BLOCK_N = (64 if rows <= 2 else 32 * PARTS) * shorter // PARTS
+    shorter = max(1, RUNS[0] // weight.run)  # short runs: as many words a tile
+    few = 2 * weight.halves * triton.cdiv(weight.rows, BLOCK) < 5 * sms_for(x)
+    if rows <= 4:
+        PARTS, warps, stages = (8, 4, 5) if few else (4, 2, 3)
+    else:
+        PARTS, warps, stages = (4, 4 if rows == 8 else 2, 4) if few else (2, 2, 4)
     COLUMNS = max(8, PARTS * rows)
-    few = triton.cdiv(weight.rows, BLOCK_N) < 4 * sms_for(x) or BLOCK_N * PARTS * weight.halves > 64 * shorter
-    warps = 4 if few and (COLUMNS == 8 or generation == 9) else 2
-    stages = 4 if weight.run == RUNS[0] else 6
+    if COLUMNS > 8 and (generation != 9 or weight.second == MINIMUMS or weight.groups_per_tile > 1):
+        warps = 2
+    BLOCK_N = max(BLOCK, 64 * shorter // (PARTS * weight.halves))
     bytes_a_stage = weight.run * 2 * (PARTS * weight.halves * BLOCK_N + COLUMNS * weight.planes)
     while stages > 2 and (stages - 1) * bytes_a_stage > shared_bytes(x) * 7 // 8:
         stages -= 1

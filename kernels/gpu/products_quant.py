@@ -41,9 +41,11 @@ def _floats(
         else:
             group = at >> group_shift
         found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
-        pair = tl.load(found)
-        second = pair >> 16
-        if WORDS == 2 and SECOND:
+        pair = tl.load(found).to(tl.int32)
+        second = pair
+        if SECOND and WORDS == 1:
+            second = pair >> 16
+        elif SECOND:
             second = tl.load(found + _BLOCK)
         value = plane(w, second, BITS, j, SECOND, ZERO, tl.float32, None, None) * as_float(pair, FORMAT)[:, None]
         if SECOND == _MINIMUMS:

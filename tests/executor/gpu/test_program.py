@@ -9,20 +9,12 @@ import msgspec
 import pytest
 import torch
 from gpu_models import RandomWeights, unsplit_logits
+from gpu_programs import Devices
 from splits import describe, random_split
-from torch_kernels import KERNELS, DictExchanges
+from torch_kernels import KERNELS
 
 from tpplan.executor.gpu import program
-from tpplan.executor.gpu.pieces import pieces
-from tpplan.executor.gpu.program import GpuBinder, Launch
-from tpplan.executor.gpu.residuals import Residuals
-from tpplan.executor.gpu.state import Formats, GpuState
-from tpplan.executor.phases import phase_steps, steps_of_any_phase
-from tpplan.executor.rope_tables import rope_tables
-from tpplan.executor.weights import ShardReader
-from tpplan.planner.layer_graph import device_steps
 from tpplan.planner.model_spec import ModelSpec, Rope
-from tpplan.planner.plan import Phase, Split
 
 HOST = torch.device("cpu")
 TOKENS = [5, 999, 17, 4000, 3, 64, 2048, 1023, 77, 1500, 12, 13, 14, 15, 16, 170, 18, 19, 20, 2001, 22]
@@ -45,60 +37,6 @@ def _torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(program, name, functions)
 
 
-class Devices:
-    """All devices of a split, run by one thread."""
-
-    def __init__(self, model: ModelSpec, split: Split, form: torch.dtype) -> None:
-        self.model = model
-        steps, weights = phase_steps(model, split), RandomWeights(model, HOST, form)
-        ropes, residuals = rope_tables(model.rope, model.head_dim, 64), Residuals.of(split)
-        self.exchanges = DictExchanges(residuals)
-        self.states: list[GpuState] = []
-        self.launches: dict[Phase, list[list[Launch]]] = {phase: [] for phase in steps}
-        for d in range(len(split.head)):
-            mine = steps_of_any_phase(steps, d)
-            shards = ShardReader(weights, model, split, form, d).read_all(mine)
-            state = GpuState(d, HOST, model, mine, shards, Formats(form, form), ropes, 64)
-            self.states.append(state)
-            for phase in steps:
-                binder = GpuBinder(model, state, residuals, self.exchanges)
-                self.launches[phase].append(binder.bind(device_steps(steps[phase], d)))
-
-    def run(self, tokens: list[int], position: int, phase: Phase) -> torch.Tensor:
-        """Logits of the last token."""
-        for taken, bucket in pieces(len(tokens), position, 64):
-            self._pass(tokens[:taken], bucket, position, phase)
-            tokens, position = tokens[taken:], position + taken
-        logits = torch.full((self.model.vocab,), torch.nan)
-        for state, launches in zip(self.states, self.launches[phase], strict=True):
-            for launch in launches:
-                if launch.steps[0].role == "lm_head":
-                    logits[slice(*launch.steps[0].span)] = state.buffers["logits"][: launch.steps[0].out_features]
-        return logits
-
-    def _pass(self, tokens: list[int], bucket: int, position: int, phase: Phase) -> None:
-        self.exchanges.pushed.clear()
-        for state in self.states:
-            state.upload(tokens + [0] * (bucket - len(tokens)), len(tokens), position, 1)
-        at, pushed = [0] * len(self.states), [-1] * len(self.states)
-        while any(a < len(launches) for a, launches in zip(at, self.launches[phase], strict=True)):
-            before = [*at, *pushed]
-            for d, launches in enumerate(self.launches[phase]):
-                while at[d] < len(launches):
-                    run = launches[at[d]].run
-                    if hasattr(run, "moved"):
-                        if pushed[d] != at[d]:
-                            run.push(bucket)
-                            pushed[d] = at[d]
-                        if not self.exchanges.ready(run.moved):
-                            break
-                        run.pull(bucket)
-                    else:
-                        run(bucket)
-                    at[d] += 1
-            assert [*at, *pushed] != before, "devices wait for each other"
-
-
 def worst(found: torch.Tensor, truth: torch.Tensor) -> float:
     """Largest difference, relative to the largest logit."""
     return float((found - truth).abs().max() / truth.abs().max())
@@ -111,7 +49,7 @@ def test_random_splits_compute_the_unsplit_model(name: str, seed: int) -> None:
     model = MODELS[name]
     split = random_split(model, 1 + seed % 3, seed)
     devices, truth = (
-        Devices(model, split, torch.float32),
+        Devices(model, RandomWeights(model, HOST, torch.float32), split, torch.float32),
         unsplit_logits(model, RandomWeights(model, HOST, torch.float32), TOKENS, torch.float32),
     )
     found = {}
@@ -127,7 +65,7 @@ def test_random_splits_compute_the_unsplit_model(name: str, seed: int) -> None:
 def test_many_rows_compute_the_same(seed: int) -> None:
     """More rows than the kernels of decode take, padded, then a token: the unsplit model's logits."""
     split = random_split(MODEL, 3, 100 + seed)
-    devices = Devices(MODEL, split, torch.float32)
+    devices = Devices(MODEL, RandomWeights(MODEL, HOST, torch.float32), split, torch.float32)
     truth = unsplit_logits(MODEL, RandomWeights(MODEL, HOST, torch.float32), TOKENS, torch.float32)
     assert worst(devices.run(TOKENS[:20], 0, "prefill"), truth[19]) < 2e-5, describe(split)
     assert worst(devices.run(TOKENS[20:], 20, "decode"), truth[20]) < 2e-5, describe(split)
@@ -140,7 +78,7 @@ def test_splitting_costs_no_precision(seed: int) -> None:
     truth = unsplit_logits(MODEL, weights, TOKENS, torch.float32)
     unsplit = unsplit_logits(MODEL, weights, TOKENS, torch.bfloat16)
     split = random_split(MODEL, 3, 200 + seed)
-    devices = Devices(MODEL, split, torch.bfloat16)
+    devices = Devices(MODEL, RandomWeights(MODEL, HOST, torch.bfloat16), split, torch.bfloat16)
     devices.run(TOKENS[:20], 0, "prefill")
     found = devices.run(TOKENS[20:], 20, "decode")
     assert worst(found, truth[20]) < 2 * max(worst(unsplit[at], truth[at]) for at in range(21)), describe(split)
@@ -150,7 +88,7 @@ def test_splitting_costs_no_precision(seed: int) -> None:
 def test_members_hold_the_same_bits(seed: int) -> None:
     """Two devices that took part in the last block hold bit-identical hidden states, in bfloat16 too."""
     split = random_split(MODEL, 3, 300 + seed)
-    devices = Devices(MODEL, split, torch.bfloat16)
+    devices = Devices(MODEL, RandomWeights(MODEL, HOST, torch.bfloat16), split, torch.bfloat16)
     devices.run(TOKENS[:5], 0, "prefill")
     heads = [s for s, span in zip(devices.states, split.head, strict=True) if span[1] > span[0]]
     for other in heads[1:]:

@@ -6,13 +6,14 @@ Run as a program, since the interpreter must be chosen before Triton is imported
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
 
 import torch
-from triton.runtime import interpreter
+
+sys.path.append(str(Path(__file__).parents[2]))
+import interpreting  # noqa: F401
 
 from tpplan.kernels import embed as host_embed
 from tpplan.kernels import norm as host_norm
@@ -21,6 +22,7 @@ from tpplan.kernels.gpu import (
     argmax,
     attention,
     embed,
+    embed_quant,
     gate_up,
     gate_up_quant,
     grouped,
@@ -33,20 +35,6 @@ from tpplan.kernels.gpu import (
     staged_row,
 )
 
-
-def _scalars_index_again() -> None:
-    """Triton's interpreter calls int() on arrays of one element, which NumPy 2.4 no longer takes."""
-    patch = interpreter._patch_lang_tensor
-
-    def patched(tensor: type, scope: Any) -> None:
-        patch(tensor, scope)
-        tensor.__index__ = lambda self: self.handle.data.item()  # type: ignore[attr-defined]
-
-    interpreter._patch_lang_tensor = patched
-
-
-if os.environ.get("TRITON_INTERPRET") == "1":
-    _scalars_index_again()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE == "cuda" else [])
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -204,6 +192,17 @@ def _check_quantised(cases: Iterator[QuantisedCase]) -> None:
         out = poisoned(rows, N, dtype=dtype)
         gate_up_quant.gate_up(halves.placed(x), halves.packed, None, out)
         close(f"gate_up {name}", out, torch.nn.functional.silu(gate) * up, dtype)
+
+
+def check_quantised_embed() -> None:
+    """Tokens here, before and after this device's part of the vocabulary."""
+    for form, (N, K, group) in itertools.product(FORMS, SHAPES[:-1]):
+        weight, tokens = RandomWeight(N, K, group, form), torch.tensor([7, 5, 7 + N - 1, 7 + N, 9], device=DEVICE)
+        out = poisoned(5, K)
+        embed_quant.embed(tokens, weight.packed, 7, out)
+        rows = (tokens - 7).clamp(0, N - 1)
+        here = ((tokens >= 7) & (tokens < 7 + N))[:, None]
+        close(f"embed {N} x {K}, {form}", out, weight.meant[rows] * here, torch.float32)
 
 
 def check_quantised_many() -> None:

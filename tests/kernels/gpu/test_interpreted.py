@@ -22,7 +22,7 @@ CASES = Path(__file__).with_name("cases.py")
         ["products", "products_on_parts"],
         ["decode", "prefill"],
         ["quantised"],
-        ["quantised_on_parts", "quantised_many"],
+        ["quantised_on_parts", "quantised_many", "quantised_embed"],
     ],
 )
 def test_kernels_equal_references_in_the_interpreter(names: list[str]) -> None:
