@@ -11,7 +11,21 @@ from concurrent.futures import Future
 
 import torch
 
-from ..kernels.gpu import argmax, attention, embed, gate_up, linear, norm, products, rope, swiglu
+from ..executor.gpu.matrices import written_floats
+from ..kernels.gpu import (
+    argmax,
+    attention,
+    embed,
+    gate_up,
+    linear,
+    linear_quant,
+    norm,
+    products,
+    products_quant,
+    rope,
+    swiglu,
+)
+from ..kernels.gpu.grouped import BLOCK, FLOAT16, RUNS, ZEROS, GroupedWeight
 from .bench import Probe
 from .gpu_timing import GpuBench, Launch, start_difference, start_eager, start_graph
 from .profile import Format, Op
@@ -34,6 +48,13 @@ BATCH_SHAPES = [
     (576, 960), (1536, 576), (4096, 1024), (4096, 6144), (4096, 28672), (14336, 4096), (8192, 28672), (28672, 8192),
 ]  # fmt: skip
 FLOAT32_BATCH_SHAPES = [(576, 960), (1536, 576), (4096, 6144)]
+INT4_SHAPES = [
+    (576, 960), (1536, 576), (4096, 1024), (4096, 4096), (4096, 6144), (4096, 28672), (1024, 4096), (4864, 4096),
+    (14336, 4096), (8192, 10240), (8192, 57344), (28672, 8192),
+]  # fmt: skip
+INT8_SHAPES = [(576, 960), (1536, 576), (4096, 4096), (4096, 28672), (14336, 4096), (28672, 8192)]
+GROUPED_BATCH_SHAPES = [(576, 960), (4096, 4096), (4096, 28672), (14336, 4096)]
+GROUP = 128
 WIDTHS: dict[Op, list[int]] = {
     "norm": [576, 4096, 8192], "residual": [576, 4096, 8192], "swiglu": [512, 4096, 14336],
     "rope": [640, 6144, 10240], "embed": [576, 4096], "argmax": [8192, 49152, 128256],
@@ -58,7 +79,7 @@ def gpu_probes(quick: bool, most_bytes: int) -> Iterator[Probe]:
 
 
 def _weight_bytes(probe: Probe) -> int:
-    return probe.in_features * probe.out_features * DTYPES[probe.format].itemsize
+    return probe.in_features * probe.out_features * (DTYPES[probe.format].itemsize if probe.format in DTYPES else 1)
 
 
 def _products(quick: bool) -> Iterator[Probe]:
@@ -68,7 +89,12 @@ def _products(quick: bool) -> Iterator[Probe]:
         yield from (_linear(rows, *shape, "bfloat16") for shape in BATCH_SHAPES)
     for rows in (32, CHUNK) if quick else (32, 128, CHUNK):
         yield from (_linear(rows, *shape, "bfloat16") for shape in BATCH_SHAPES)
+    yield from (_grouped(1, *shape, "int4") for shape in INT4_SHAPES)
+    yield from (_grouped(1, *shape, "int8") for shape in INT8_SHAPES)
+    for rows in (8, CHUNK):
+        yield from (_grouped(rows, *shape, "int4") for shape in GROUPED_BATCH_SHAPES)
     if not quick:
+        yield from (_grouped(rows, *shape, "int8") for rows in (8, CHUNK) for shape in GROUPED_BATCH_SHAPES)
         yield from (_linear(1, *shape, "float32") for shape in FLOAT32_SHAPES)
         yield from (_linear(8, *shape, "float32") for shape in FLOAT32_BATCH_SHAPES)
         yield from (_linear(rows, *shape, "float32") for rows in (32, CHUNK) for shape in FLOAT32_BATCH_SHAPES)
@@ -108,6 +134,33 @@ def _linear(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
         return [lambda w=w: run(x(), w, None, out()) for w in weights]  # type: ignore[misc]
 
     return _probe("linear", rows, wide_in, wide_out, launches, step_bytes, form)
+
+
+def _grouped(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:
+    """Quantised weights, a 16-bit scale and zero for each group; many rows by cuBLAS, once they are written out."""
+    bits = 4 if form == "int4" else 8
+    step_bytes = wide_in * wide_out * bits // 8
+
+    def launches(bench: GpuBench) -> list[Launch]:
+        x, out = bench.buffer(rows, wide_in, torch.bfloat16), bench.buffer(rows, wide_out, torch.bfloat16)
+        weights = [_cold_grouped(bench, wide_in, wide_out, bits) for _ in range(bench.distinct(step_bytes))]
+        if rows <= FEW_ROWS:
+            return [lambda w=w: linear_quant.linear(x(), w, None, out()) for w in weights]  # type: ignore[misc]
+        written = bench.own(written_floats(weights[0], torch.bfloat16), dtype=torch.bfloat16)
+        return [lambda w=w: products_quant.many_rows(x(), w, None, out(), written) for w in weights]  # type: ignore[misc]
+
+    return _probe("linear", rows, wide_in, wide_out, launches, step_bytes, form)
+
+
+def _cold_grouped(bench: GpuBench, wide_in: int, wide_out: int, bits: int) -> GroupedWeight:
+    """Of whatever bits the pool has."""
+    run, blocks, groups = RUNS[0], -(-wide_out // BLOCK), -(-wide_in // GROUP)
+    planes = 16 // bits
+    codes = bench.cold(blocks, -(-wide_in // (run * planes)), BLOCK, run, dtype=torch.int16)
+    table = bench.cold(blocks, groups, 1, BLOCK, dtype=torch.int32)
+    runs = GROUP // run  # of a group
+    shift, per_tile = max(0, (runs // planes).bit_length() - 1), max(1, planes // runs)
+    return GroupedWeight(codes, table, None, bits, wide_out, wide_in, 1, 0, ZEROS, FLOAT16, shift, per_tile)
 
 
 def _small(op: Op, rows: int, wide: int) -> Probe:

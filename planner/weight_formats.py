@@ -23,11 +23,13 @@ def is_quantised(dtype: Dtype) -> bool:
 
 
 def native_dtype(model: ModelSpec, gpus: bool) -> Dtype:
-    """What a model is held in unless the user says otherwise: as it is stored, else exact on CPUs and short on GPUs."""
-    if not gpus and (model.quant or model.stored):
-        return "native"
-    if model.quant is not None:
+    """What a model is held in unless the user says otherwise: as it is stored, else exact on CPUs and short on GPUs,
+    whose tables have 32 bits a group for the zero points of a packed checkpoint too.
+    """
+    if model.quant is not None and gpus:
         return "int4" if model.quant.held_bits == 4 else "int8"
+    if model.quant is not None or model.stored is not None:
+        return "native"
     return "bfloat16" if gpus else "float32"
 
 

@@ -72,7 +72,7 @@ class Scratch:
         each = [matrix for matrices in several for matrix in matrices]
         ordered = [m.weight.places for m in each if m.order is not None and not isinstance(m.weight, torch.Tensor)]
         apart = [matrix.outputs for matrices in several if len(matrices) > 1 for matrix in matrices]
-        written = [_written(m.weight, form) for m in each if not isinstance(m.weight, torch.Tensor)]
+        written = [written_floats(m.weight, form) for m in each if not isinstance(m.weight, torch.Tensor)]
         sizes = (max(found, default=0) for found in (ordered, apart, written))
         counts = next(sizes) * rows, next(sizes) * rows, next(sizes) if rows > FEW_ROWS else 0
         self.placed, self.outputs, self.written = (torch.zeros(n, dtype=form, device=place) for n in counts)
@@ -99,8 +99,8 @@ class Scratch:
         return flat.view(rows, wide)
 
 
-def _written(weight: grouped.GroupedWeight, form: torch.dtype) -> int:
-    """Floats that a matrix written out takes, as much of it as there is room for, whole blocks of rows."""
+def written_floats(weight: grouped.GroupedWeight, form: torch.dtype) -> int:
+    """That a matrix takes which products of many rows write out: whole blocks, as many as there is room for."""
     block = grouped.BLOCK * weight.places
     return max(1, min(weight.blocks, WRITTEN_BYTES // form.itemsize // block)) * block
 
