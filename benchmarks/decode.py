@@ -1,7 +1,7 @@
 """Decode speed beside transformers', on this machine, in one run: `python benchmarks/decode.py MODEL.gguf`.
 
 Every contender runs in a process of its own, all of them in turn, several rounds; medians are printed. transformers
-gets two threads, tpplan the devices cpu:0 and cpu:1.
+gets two threads, tpplan the devices cpu:0 and cpu:1, and llama.cpp two threads where `llama-cpp-python` is installed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +30,7 @@ PLANS = {
     "tpplan cpu:0 bfloat16": ("one.json", ["--dtype", "bfloat16"]),
 }
 THEIRS = {"transformers float32": "float32", "transformers bfloat16": "bfloat16"}
+LLAMA_CPP = "llama.cpp 2 threads"
 
 
 def one_transformers(model: str, dtype: str) -> dict[str, Any]:
@@ -51,6 +53,25 @@ def one_transformers(model: str, dtype: str) -> dict[str, Any]:
             out = unsplit(token, past_key_values=cache, use_cache=True)
             token, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
         decode_s = (time.perf_counter() - first) / NEW_TOKENS
+    return {"prefill_s": first - started, "decode_s": decode_s, "first_token_s": first_token_s}
+
+
+def one_llama_cpp(model: str, _: str) -> dict[str, Any]:
+    """Greedy decoding by llama.cpp on two threads, through its Python binding's low level."""
+    from llama_cpp import Llama
+
+    ids = prompt_ids(model)
+    llama = Llama(model, n_ctx=1024, n_threads=2, n_threads_batch=2, n_batch=512, verbose=False)
+    llama.eval(ids)
+    llama.reset()
+    started = time.perf_counter()
+    llama.eval(ids)
+    token = llama.sample(temp=0.0)
+    first, first_token_s = time.perf_counter(), time.time() - float(os.environ["STARTED"])
+    for _ in range(NEW_TOKENS):
+        llama.eval([token])
+        token = llama.sample(temp=0.0)
+    decode_s = (time.perf_counter() - first) / NEW_TOKENS
     return {"prefill_s": first - started, "decode_s": decode_s, "first_token_s": first_token_s}
 
 
@@ -87,9 +108,10 @@ def tpplan(*arguments: str) -> None:
 def contender(name: str, model: str, folder: Path) -> dict[str, Any]:
     """One contender in a process of its own, with its peak memory."""
     target = name.replace(" ", "_").replace(":", "") + ".plan.json"
+    kind = "llama.cpp" if name == LLAMA_CPP else "theirs" if name in THEIRS else "ours"
     argument = THEIRS.get(name) or str(folder / target)
     environment = os.environ | {"STARTED": repr(time.time())}
-    command = [sys.executable, __file__, model, "--one", "theirs" if name in THEIRS else "ours", argument]
+    command = [sys.executable, __file__, model, "--one", kind, argument]
     done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -112,13 +134,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         kind, argument = options.one
-        figures = (one_transformers if kind == "theirs" else one_tpplan)(options.model, argument)
+        run = {"theirs": one_transformers, "llama.cpp": one_llama_cpp, "ours": one_tpplan}[kind]
+        figures = run(options.model, argument)
         figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(figures))
         return
     with tempfile.TemporaryDirectory() as folder:
         prepare(options.model, Path(folder))
-        names = [*THEIRS, *PLANS]
+        names = [*THEIRS, *([LLAMA_CPP] if find_spec("llama_cpp") else []), *PLANS]
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(options.rounds):
             for name in names:

@@ -17,6 +17,7 @@ from statistics import median
 import msgspec
 import torch
 from gpu_models import RandomWeights, unsplit_logits
+from gpu_packed import GROUP, RandomPacked
 
 from tpplan.executor.gpu.devices import open_devices
 from tpplan.executor.gpu.loading import GpuLoader
@@ -38,6 +39,7 @@ from tpplan.planner.plan import (
 from tpplan.planner.units import Units, proportional
 
 PROMPT = 512
+WEIGHTS = ("bfloat16", "int4", "int4-act-order")
 
 
 def split_by(model: ModelSpec, weights: Sequence[float], strategy: str = "row") -> Split:
@@ -56,9 +58,18 @@ def split_by(model: ModelSpec, weights: Sequence[float], strategy: str = "row") 
     return Split(table, (layer,) * model.layers, table)
 
 
-def weight_bytes(model: ModelSpec) -> int:
-    """Bytes that a token reads: all weights in bfloat16 but the embedding's."""
-    return 2 * (model.weights - model.vocab * model.hidden * (not model.tied_embeddings))
+def weight_bytes(model: ModelSpec, weights: str = "bfloat16") -> float:
+    """Bytes that a token reads: all weights but the embedding's; the head's in bfloat16."""
+    head = model.vocab * model.hidden
+    layers = model.weights - head * (2 - model.tied_embeddings)
+    return 2 * head + layers * (2 if weights == "bfloat16" else 1 / 2 + 4 / GROUP)
+
+
+def random_weights(model: ModelSpec, place: torch.device, weights: str) -> RandomWeights:
+    """One of WEIGHTS."""
+    if weights == "bfloat16":
+        return RandomWeights(model, place)
+    return RandomPacked(model, place, act_order=weights == "int4-act-order")
 
 
 def copy_bytes_per_s() -> float:
@@ -79,7 +90,9 @@ def copy_bytes_per_s() -> float:
 class Rig:
     """A model split over devices, GPUs and CPUs, loaded with random weights."""
 
-    def __init__(self, model: ModelSpec, names: Sequence[str], split: Split, context: int) -> None:
+    def __init__(
+        self, model: ModelSpec, names: Sequence[str], split: Split, context: int, weights: str = "bfloat16"
+    ) -> None:
         self.model, self.logits, self.held = model, torch.zeros(model.vocab), ExitStack()
         busy = devices_used(split)
         on_gpus = [d for d in busy if is_gpu(names[d])]
@@ -89,8 +102,9 @@ class Rig:
         self.rows = min(PREFILL_CHUNK if cpus else GPU_PREFILL_CHUNK, context)
         places = {d: devices[d].place if d in devices else torch.device("cuda", 0) for d in busy}
         loader = GpuLoader(
-            model, split, devices, lambda d: RandomWeights(model, places[d]), torch.bfloat16, context, self.logits,
-            limit_ms=20_000 if cpus else 5_000, rows=self.rows, cpus=cpus, cpu_cache=torch.bfloat16,
+            model, split, devices, lambda d: random_weights(model, places[d], weights), torch.bfloat16, context,
+            self.logits, limit_ms=20_000 if cpus else 5_000, rows=self.rows, cpus=cpus, cpu_cache=torch.bfloat16,
+            as_stored=weights != "bfloat16",
         )  # fmt: skip
         started = time.perf_counter()
         self.runners = loader.load()
@@ -125,12 +139,12 @@ class Rig:
         torch.cuda.empty_cache()
 
 
-def check(model: ModelSpec, names: Sequence[str], split: Split) -> str:
+def check(model: ModelSpec, names: Sequence[str], split: Split, form: str = "bfloat16") -> str:
     """Worst logit error of a prompt of 40 and three tokens, against float32, beside the unsplit bfloat16 model's."""
     tokens = [(7919 * i + 13) % model.vocab for i in range(44)]
-    weights = RandomWeights(model, torch.device("cuda", 0))
-    truth, plain = (unsplit_logits(model, weights, tokens, form) for form in (torch.float32, torch.bfloat16))
-    rig = Rig(model, names, split, 256)
+    weights = random_weights(model, torch.device("cuda", 0), form)
+    truth, plain = (unsplit_logits(model, weights, tokens, dtype) for dtype in (torch.float32, torch.bfloat16))
+    rig = Rig(model, names, split, 256, form)
     rig.prefill(tokens[:40])
     rig.runners["prefill"].gather_logits()
     found = [(39, rig.logits.clone())] + [(at, rig.step(tokens[at], at)) for at in range(40, 44)]
@@ -147,28 +161,30 @@ def main() -> None:
     parser.add_argument("--model", default="examples/llama-3.1-8b.json")
     parser.add_argument("--layers", type=int, default=0, help="fewer than the model has")
     parser.add_argument("--rig", action="append", default=[], help="devices joined by +, as often as wanted")
+    parser.add_argument("--strategy", action="append", default=[], choices=["row", "column"])
     parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0])
     arguments = parser.parse_args()
     model = spec_from_config(msgspec.json.decode(Path(arguments.model).read_bytes()))
     if arguments.layers:
         model = msgspec.structs.replace(model, layers=arguments.layers, windows=model.windows[: arguments.layers])
     small = msgspec.structs.replace(model, layers=2, windows=model.windows[:2])
     rate = copy_bytes_per_s()
-    lines = [f"{torch.cuda.get_device_name(0)}: copy {rate / 1e12:.2f} TB/s"]
+    lines = [f"{torch.cuda.get_device_name(0)}: copy {rate / 1e12:.2f} TB/s; {arguments.weights}"]
     for rig in arguments.rig or ["cuda:0"]:
         names = numbered(rig.split("+"))
         speeds = [float(name.partition("/")[2].partition("#")[0] or 132) for name in names]
         for label, shares in {"by SMs": speeds, "even": [1.0] * len(names)}.items():
             if label == "even" and len(set(speeds)) == 1:
                 continue
-            for strategy in ("row", "column") if len(names) > 1 else ("row",):
+            for strategy in (arguments.strategy or ("row", "column")) if len(names) > 1 else ("row",):
                 split = split_by(model, shares, strategy)
-                checked = check(small, names, split_by(small, shares, strategy))
+                checked = check(small, names, split_by(small, shares, strategy), arguments.weights)
                 print(rig, label, strategy, checked, flush=True)
-                measured = Rig(model, names, split, arguments.context)
+                measured = Rig(model, names, split, arguments.context, arguments.weights)
                 prefill_s = median(measured.prefill([i % 1000 for i in range(512)]) for _ in range(5))
                 token_s = median(measured.decode_s(512, 72) for _ in range(3))
-                share = weight_bytes(model) / token_s / rate
+                share = weight_bytes(model, arguments.weights) / token_s / rate
                 lines.append(
                     f"{rig:24} {label:7} {strategy:7} decode {1 / token_s:6.1f} tok/s, {share:4.0%} of copy; prefill "
                     f"{512 / prefill_s:8.0f} tok/s; load {measured.load_s:.1f} s; {checked}"

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from plans import plan_by_hand, plan_of
+from quantised_checkpoints import NAMES, ROUNDED
+from quantised_checkpoints import checkpoint as quantised_checkpoint
 from random_checkpoints import random_checkpoint
 from runs import PAIR, logits_of
 from splits import describe, random_split
@@ -16,6 +18,7 @@ from tpplan.executor.sampling import Sampler
 from tpplan.executor.session import Session
 from tpplan.planner.model_files import load_model
 from tpplan.planner.plan import Plan
+from tpplan.planner.weight_formats import mlp_unit
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "num_hidden_layers": 3,
@@ -63,6 +66,23 @@ def test_random_plans_give_the_cpus_logits(checkpoint: Path, seed: int) -> None:
             found.append(session.logits.clone())
     worst = float((torch.stack(found) - truth).abs().max() / truth.abs().max())
     assert worst < 1e-4, (worst, rig, describe(plan.split))
+
+
+@pytest.mark.parametrize("name", ["gptq-act-order", "awq-mixed", "gptq-act-order-8-bits", "Q4_1", "Q8_0", "Q6_K"])
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_quantised_plans_give_the_cpus_logits(tmp_path: Path, name: str) -> None:
+    """Weights as they are stored, on every rig: within rounding those of one CPU device, which keeps them too."""
+    seed = NAMES.index(name)
+    path, rig = quantised_checkpoint(tmp_path, name, seed), RIGS[seed % len(RIGS)]
+    model = load_model(path)
+    ids = [token % model.vocab for token in IDS]
+    whole = plan_by_hand(model, PAIR[:1], (model.kv_heads,), (model.mlp,), (model.vocab,), dtype="native")
+    truth = logits_of(whole, path, ids, PROMPT)
+    split = random_split(model, len(rig), seed, mlp_unit(model, "native"))
+    found = logits_of(plan_of(model, rig, split, "native", "float32"), path, ids, PROMPT)
+    worst = float((found - truth).abs().max() / truth.abs().max())
+    assert worst < (1e-3 if name in ROUNDED else 1e-4), (worst, rig, describe(split))
 
 
 @pytest.mark.parametrize("seed", range(4))
