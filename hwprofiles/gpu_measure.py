@@ -22,6 +22,7 @@ from .gpu_exchange import exchange_figures
 from .gpu_links import links
 from .gpu_timing import LEAST_S, GpuBench, Launch, captured, replayed, start_graph
 from .profile import Link, OpPoint
+from .roofline import WEIGHT_BYTES
 from .units import duration, rate
 
 COPIES, KERNELS, REPLAYS = 5, 64, 200
@@ -129,9 +130,8 @@ def with_fused_residuals(points: list[OpPoint], residual_s: float) -> list[OpPoi
 
 def read_bytes_per_s(points: Sequence[OpPoint], together: bool) -> float:
     """The fastest that a product of one row read its weights."""
-    sizes = {"bfloat16": 2, "float32": 4}
     return max(
-        sizes[p.format] * p.in_features * p.out_features / (p.together_s if together else p.alone_s)
+        WEIGHT_BYTES[p.format] * p.in_features * p.out_features / (p.together_s if together else p.alone_s)
         for p in points
         if p.op == "linear" and p.rows == 1
     )

@@ -213,10 +213,10 @@ def tiles(x: torch.Tensor, weight: GroupedWeight) -> tuple[int, int, int, int, i
 
     Where programs are few for the SMs, more parts and warps share a tile; where they are many, two warps each. Four
     warps with more than 8 columns mean Hopper's units for whole warp groups: with minimums their sums came out wrong
-    there (Triton 3.6), so single warps' units are taken. Before Ampere Triton has none: no part pays then.
+    there (Triton 3.6), so single warps' units are taken. Before Ampere, and for float32, Triton has none: no part pays.
     """
     rows, generation = tile(x.shape[0]), architecture(x) // 10
-    if generation < 8:
+    if generation < 8 or x.dtype is torch.float32:
         return 64 if rows <= 4 else 32, 1, rows, 2, 4
     shorter = max(1, RUNS[0] // weight.run)  # short runs: as many words a tile
     few = 2 * weight.halves * triton.cdiv(weight.rows, BLOCK) < 5 * sms_for(x)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from checkpoints import tiny_checkpoint
 from plans import plan_of
-from runs import TRIO
+from quantised_checkpoints import checkpoint
+from runs import TRIO, logits_of
 from splits import describe, random_split
 
 from tpplan.executor.failures import DeviceFailed
@@ -23,6 +24,7 @@ from tpplan.executor.gpu.residuals import Residuals
 from tpplan.executor.gpu.state import FEW_ROWS
 from tpplan.executor.gpu.tokens import Tokens
 from tpplan.executor.opening import start_worker
+from tpplan.executor.parts import PartsKeeper
 from tpplan.executor.pass_runner import PassRunner
 from tpplan.executor.phases import phase_steps, steps_of_any_phase
 from tpplan.executor.rope_tables import rope_tables
@@ -36,6 +38,7 @@ from tpplan.kernels.gpu.slots import Site, host_pull, host_push, new_site, slot
 from tpplan.planner.model_files import load_model
 from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import Phase, Split
+from tpplan.planner.weight_formats import mlp_unit
 
 SHAPE: dict[str, Any] = {"hidden_size": 192, "num_attention_heads": 6, "num_key_value_heads": 2}
 IDS = torch.randint(0, 2304, (144,), generator=torch.Generator().manual_seed(7)).tolist()
@@ -44,7 +47,7 @@ ROWS = 64  # of a pass: more than cells take
 
 
 def runners(
-    model: ModelSpec, path: Path, split: Split, held: ExitStack, context: int = 256
+    model: ModelSpec, path: Path, split: Split, held: ExitStack, context: int = 256, as_stored: bool = False
 ) -> tuple[dict[Phase, PassRunner], Tokens, torch.Tensor]:
     """Programs of CPU devices only, which exchange through cells."""
     steps, logits = phase_steps(model, split), torch.zeros(model.vocab)
@@ -62,7 +65,8 @@ def runners(
     with open_weights(path, model) as files:
         for d in busy:
             mine = steps_of_any_phase(steps, d)
-            ranks.add(d, mine, ShardReader(files, model, split, torch.float32, d).read_all(mine))
+            how = {"dtype": None, "keeper": PartsKeeper()} if as_stored else {"dtype": torch.float32}
+            ranks.add(d, mine, ShardReader(files, model, split, device=d, **how).read_all(mine))  # type: ignore[arg-type]
     return {phase: ranks.runner(steps[phase], sites[phase], slots) for phase in steps}, host, logits
 
 
@@ -101,6 +105,24 @@ def test_a_model_split_over_cells(tmp_path: Path, seed: int) -> None:
     assert best == int(truth[-1].argmax())
     for one, other in zip(found, truth, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-6 * float(other.abs().max()), msg=describe(split))
+
+
+@pytest.mark.parametrize("name", ["gptq-act-order", "Q4_1"])
+def test_matrices_that_stay_quantised(tmp_path: Path, name: str) -> None:
+    """As above, in the formats of the checkpoint."""
+    path = checkpoint(tmp_path, name, 2)
+    model = load_model(path)
+    split = random_split(model, 3, 2, mlp_unit(model, "native"))
+    truth = logits_of(plan_of(model, TRIO, split, "native"), path, IDS, PROMPT)
+    with ExitStack() as held:
+        by_phase, host, logits = runners(model, path, split, held, as_stored=True)
+        passes(by_phase["prefill"], host, IDS[:PROMPT], 0)
+        found = [logits.clone()]
+        for at in range(PROMPT, len(IDS)):
+            passes(by_phase["decode"], host, [IDS[at]], at)
+            found.append(logits.clone())
+    for one, other in zip(found, truth, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * float(other.abs().max()), msg=describe(split))
 
 
 def instructions(memory: HostMemory, site: Site, device: int, part: torch.Tensor, out: torch.Tensor) -> Any:
