@@ -35,9 +35,7 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class Probe:
-    """`start(bench, calls)` runs `calls` instances, or some more, and gives their seconds, the first included;
-    `start_together`: the way they run where devices share a block, if it is another.
-    """
+    """`start(bench, calls)` runs `calls` instances, or some more, and gives their seconds, the first included."""
 
     op: Op
     rows: int
@@ -46,7 +44,6 @@ class Probe:
     start: Callable[[Any, int], Future[list[float]]]
     format: Format = "float32"
     context: int = 0
-    start_together: Callable[[Any, int], Future[list[float]]] | None = None
 
 
 def open_gate() -> threading.Event:

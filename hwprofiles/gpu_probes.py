@@ -27,7 +27,7 @@ from ..kernels.gpu import (
 )
 from ..kernels.gpu.grouped import BLOCK, FLOAT16, RUNS, ZEROS, GroupedWeight
 from .bench import Probe
-from .gpu_timing import GpuBench, Launch, start_difference, start_eager, start_graph
+from .gpu_timing import GpuBench, Launch, start_difference, start_graph
 from .profile import Format, Op
 
 FEW_ROWS, CHUNK = 16, 512  # what the kernels of decode take at once; a prompt's chunk where all devices are GPUs
@@ -110,16 +110,13 @@ def _probe(
     form: Format = "float32",
     context: int = 0,
 ) -> Probe:
-    """In a graph; many rows of a shared block one by one, since a pass with exchanges of many rows is not captured."""
+    """In a graph, as all passes are."""
     key = (op, rows, wide_in, wide_out, form, context)
 
     def start(bench: GpuBench, calls: int) -> Future[list[float]]:
         return start_graph(bench, key, lambda: launches(bench), step_bytes, calls)
 
-    def one_by_one(bench: GpuBench, calls: int) -> Future[list[float]]:
-        return start_eager(bench, lambda: launches(bench), calls)
-
-    return Probe(op, rows, wide_in, wide_out, start, form, context, one_by_one if rows > FEW_ROWS else None)
+    return Probe(op, rows, wide_in, wide_out, start, form, context)
 
 
 def _linear(rows: int, wide_in: int, wide_out: int, form: Format) -> Probe:

@@ -217,8 +217,7 @@ def _compute_points(box: Box, quick: bool, progress: Progress) -> list[list[OpPo
                 futures = []
                 for d, bench in enumerate(benches):
                     probe = todo[d][at[d]]
-                    start = probe.start_together or probe.start
-                    futures.append(start(bench, _calls(common_s, trial_s[d][at[d]])))
+                    futures.append(probe.start(bench, _calls(common_s, trial_s[d][at[d]])))
             for d, future in enumerate(futures):
                 contended[d][at[d]].append(typical_s(future.result()))
     return [
