@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float], None]
 Note = Callable[[str], None]
 BUDGET_S, QUICK_BUDGET_S = 0.1, 0.03  # of one probe, alone and again together
+BUDGET_BESIDE_GPUS_S = 0.04  # where GPUs' kernels are compiled too, a minute's work
 GPU_BUDGET_S = 0.012  # alone: their clocks and memory are their own
 VISITS = 3
 MOST_CALLS = 4000
@@ -194,7 +195,7 @@ def _compute_points(box: Box, quick: bool, progress: Progress) -> list[list[OpPo
     """
     benches, todo = box.benches, _probes(box, quick)
     most = max(map(len, todo))
-    budget_s = (QUICK_BUDGET_S if quick else BUDGET_S) / VISITS
+    budget_s = (QUICK_BUDGET_S if quick else BUDGET_BESIDE_GPUS_S if box.gpus else BUDGET_S) / VISITS
     own_s = [GPU_BUDGET_S / VISITS if at in box.gpus else budget_s for at in range(len(benches))]
     common_s = max(own_s)
     trial_s: list[dict[int, float]] = [{} for _ in benches]
