@@ -142,4 +142,4 @@ def _print_explanation(plan: Plan, found: Explanation) -> None:
 
     print_tables([memory_table(plan), *explanation_tables(found)])
     ends = [end_words(end) for end in found.ends if end.figures]
-    print_lines([*found.tight, *ends, *plan.reasons, f"the proof covers: {plan.space}"])
+    print_lines([*found.tight, *ends, *found.weights, *plan.reasons, f"the proof covers: {plan.space}"])

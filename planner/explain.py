@@ -18,6 +18,7 @@ from .explanation import Change, End, Explanation, Figures
 from .model_spec import ModelSpec
 from .plan import Phase, Plan, Predicted, members
 from .price import Pricer
+from .quant_words import quantised_words
 from .questions import (
     Case,
     Question,
@@ -103,7 +104,8 @@ def explain(
         asker.ask(question, plan)
     uses, rests = block_uses(pricer, plan.split)
     tight, explain_s = tight_words(asker.changes), time.perf_counter() - began
-    return Explanation(plan_figures(plan), uses, rests, ends, tuple(asker.changes), tight, explain_s)
+    weights = quantised_words(pricer, plan.split)
+    return Explanation(plan_figures(plan), uses, rests, ends, tuple(asker.changes), tight, explain_s, weights)
 
 
 def plan_figures(plan: Plan) -> Figures:

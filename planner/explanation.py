@@ -73,7 +73,9 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """`plan`: the plan's own figures. `tight`: what holds the plan back, a sentence each; see `explain`."""
+    """`plan`: the plan's own figures. `tight`: what holds the plan back, a sentence each; see `explain`.
+    `weights`: what quantised ones cost.
+    """
 
     plan: Figures
     uses: tuple[BlockUse, ...]
@@ -82,3 +84,4 @@ class Explanation(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
     tight: tuple[str, ...]
     explain_s: float
+    weights: tuple[str, ...] = ()

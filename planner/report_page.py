@@ -104,7 +104,7 @@ def _pass(timeline: Timeline) -> dict[str, object]:
 
 def _limits(found: Explanation) -> list[str]:
     """What holds the plan back, and what would be best for one phase alone."""
-    return [*found.tight, *(end_words(end) for end in found.ends if end.figures)]
+    return [*found.tight, *(end_words(end) for end in found.ends if end.figures), *found.weights]
 
 
 def _cuts_table(plan: Plan) -> Table:

@@ -15,9 +15,9 @@ PROGRAMS = Path(__file__).with_name("packed_programs.py")
 TESTS = Path(__file__).parents[2]
 NAMES = (
     ["gptq", "gptq-act-order", "compressed-tensors-channels"],
-    ["gptq-3-bits", "gptq-act-order-8-bits", "awq-mixed"],
-    ["Q4_0", "Q4_1", "Q5_1", "Q8_0"],
-    ["Q4_K", "Q5_K", "Q6_K"],
+    ["gptq-act-order-8-bits", "awq-mixed"],
+    ["Q4_0", "Q4_1", "Q8_0"],
+    ["Q4_K", "Q6_K"],
 )
 
 
