@@ -205,31 +205,26 @@ class MatrixKeeper:
         if not kept.all():
             codes = codes[:, torch.from_numpy(kept).to(self.place)]
         form = source.form
-        scales = self._table(parts, "scales", "block_scales")
-        minimums = self._table(parts, "minimums", "block_minimums") if form.minimums else None
-        zeros = None
-        if form.zeros:
-            zeros = self._joined([part.zeros for part in parts if part.zeros is not None]) + form.zero
-        return grouped.pack(codes, groups, scales, minimums, zeros, bits=form.bits, zero=form.zero)
+        scales = self._table(parts, "scales")
+        zeros = self._table(parts, "zeros") + form.zero if form.zeros else None
+        minimums = self._table(parts, "minimums") if form.minimums else None
+        factors = None
+        if form.table == "int8":
+            factors = (
+                self._table(parts, "block_scales"),
+                self._table(parts, "block_minimums") if form.minimums else None,
+            )
+        return grouped.pack(
+            codes, groups, scales, minimums, zeros, bits=form.bits, zero=form.zero, factors=factors,
+            factor_groups=form.block, skipped=form.skipped,
+        )  # fmt: skip
 
     def _joined(self, parts: Sequence[Array]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.concatenate(parts))).to(self.place)
 
-    def _table(self, parts: Sequence[Grouped], name: str, of_blocks: str) -> torch.Tensor:
-        """Scales or minimums as floats. Codes that count with a float16 a block become float16. ValueError where these
-        are too large for it.
-        """
-        form, table = parts[0].form, self._joined([getattr(part, name) for part in parts])
-        if form.table == "uint16":
-            return table.view(torch.bfloat16)
-        if form.table != "int8":
-            return table
-        block = (torch.arange(table.shape[1], device=self.place) + form.skipped) // form.block
-        factors = self._joined([getattr(part, of_blocks) for part in parts])
-        found = (table.float() * factors.float()[:, block]).half()
-        if not torch.isfinite(found).all():
-            raise ValueError("a matrix has scales beyond float16: run tpplan solve with --dtype bfloat16")
-        return found
+    def _table(self, parts: Sequence[Grouped], name: str) -> torch.Tensor:
+        table = self._joined([getattr(part, name) for part in parts])
+        return table.view(torch.bfloat16) if parts[0].form.table == "uint16" and name != "zeros" else table
 
     def shard(self, role: str, parts: Sequence[Matrix | torch.Tensor], bias: torch.Tensor | None) -> Shard:
         """`role`: of the step whose matrices these are."""

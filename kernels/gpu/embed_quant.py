@@ -8,21 +8,21 @@ import triton.language as tl
 
 from .grouped import BLOCK, MINIMUMS, GroupedWeight
 from .launch import options, wait
-from .planes import as_float, plane
+from .planes import as_minimum, as_scale, plane, table_words
 
 _MINIMUMS, _BLOCK = tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
 
 
-@triton.jit(do_not_specialize=["begin", "held", "group_shift"])
+@triton.jit(do_not_specialize=["begin", "held", "group_shift", "factor_count", "factor_groups", "skipped"])
 def _embed(
-    tokens, codes, table, out, begin, held, width, tiles, groups, group_shift,
+    tokens, codes, table, factors, out, begin, held, width, tiles, groups, group_shift, factor_count, factor_groups,
+    skipped,
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, SECOND: tl.constexpr, ZERO: tl.constexpr,
     FORMAT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Each program: one tile of a token's row."""
     PLANES: tl.constexpr = 16 // BITS
     EACH: tl.constexpr = PLANES // GROUPS_PER_TILE
-    WORDS: tl.constexpr = 2 if FORMAT == 2 else 1
     token, at = tl.program_id(0).to(tl.int64), tl.program_id(1)
     one, p = tl.arange(0, 1), tl.arange(0, RUN)
     wait(OVERLAP)
@@ -36,16 +36,15 @@ def _embed(
             group = tl.minimum(at * GROUPS_PER_TILE + j // EACH, groups - 1)
         else:
             group = at >> group_shift
-        found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
-        pair = tl.load(found).to(tl.int32)
-        second = pair
-        if SECOND and WORDS == 1:
-            second = pair >> 16
-        elif SECOND:
-            second = tl.load(found + _BLOCK)
-        value = plane(w, second, BITS, j, SECOND, ZERO, tl.float32, None, None) * as_float(pair, FORMAT)[:, None]
+        pair, second, factor = table_words(
+            table, factors, block, group, groups, factor_count, factor_groups, skipped, inside, inside >= 0, SECOND,
+            FORMAT,
+        )  # fmt: skip
+        value = (
+            plane(w, second, BITS, j, SECOND, ZERO, tl.float32, None, None) * as_scale(pair, factor, FORMAT)[:, None]
+        )
         if SECOND == _MINIMUMS:
-            value += as_float(second, FORMAT)[:, None]
+            value += as_minimum(second, factor, FORMAT)[:, None]
         place = (at * PLANES + j) * RUN + p
         value = tl.where(mine[:, None], value, 0.0)
         tl.store(out + token * width + one[:, None] + place[None, :], value, mask=place[None, :] < width)
@@ -58,7 +57,8 @@ def embed(tokens: torch.Tensor, weight: GroupedWeight, begin: int, out: torch.Te
     assert weight.groups_of_runs is None, "tables with groups of several sizes are not embeddings"
     rows, width = out.shape
     _embed[(rows, weight.tiles)](
-        tokens, weight.codes, weight.table, out, begin, weight.rows, width, weight.tiles, weight.groups,
-        weight.group_shift, BITS=weight.bits, RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile,
-        SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format, **options(out), num_warps=1,
+        tokens, weight.codes, weight.table, weight.factors, out, begin, weight.rows, width, weight.tiles, weight.groups,
+        weight.group_shift, *weight.factor_numbers,
+        BITS=weight.bits, RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile, SECOND=weight.second,
+        ZERO=weight.zero, FORMAT=weight.table_format, **options(out), num_warps=1,
     )  # fmt: skip

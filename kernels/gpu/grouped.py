@@ -7,8 +7,9 @@ one run at once, wherever the matrix units want them, and a tile's rows are piec
 
 codes: int16 `[halves * blocks, tiles, 16, run]`, blocks of 16 rows: what a program reads lies in one piece. table:
 int32 `[halves * blocks, groups, 1 or 2, 16]`; a word has the scale in its low 16 bits and the zero, an integer, or the
-minimum above, or two words have float32s; int16 where there are only scales of 16 bits. Where groups are ragged,
-`groups_of_runs` names the group of each run, and runs are filled up with places of no input.
+minimum above, or two words have float32s; int16 where there are only scales of 16 bits, or codes of 8 bits for scale
+and minimum, which count with two float16s of `factors`, int32 `[halves * blocks, factors, 16]`. Where groups are
+ragged, `groups_of_runs` names the group of each run, and runs are filled up with places of no input.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import torch
 BLOCK = 16  # rows
 RUNS = (64, 32, 16)
 NONE, ZEROS, MINIMUMS = range(3)  # what a table holds beside scales
-FLOAT16, BFLOAT16, FLOAT32 = range(3)  # how
-TABLES = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
+FLOAT16, BFLOAT16, FLOAT32, CODES = range(4)  # how
+TABLES = {torch.float16: FLOAT16, torch.bfloat16: BFLOAT16, torch.float32: FLOAT32, torch.int8: CODES}
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class GroupedWeight:
     """A matrix of `rows` outputs and `places` inputs, or `halves` such one after the other (gate, up).
 
     Tile t has group t >> `group_shift`, or `groups_per_tile` of its own; of ragged ones `groups_of_runs` says it.
-    `zero` is taken off every code, unless the table has zeros.
+    `zero` is taken off every code, unless the table has zeros. Group g has factor (g + `skipped`) // `factor_groups`.
     """
 
     codes: torch.Tensor
@@ -46,6 +47,9 @@ class GroupedWeight:
     table_format: int
     group_shift: int
     groups_per_tile: int
+    factors: torch.Tensor | None = None
+    factor_groups: int = 1
+    skipped: int = 0
 
     @property
     def planes(self) -> int:
@@ -69,9 +73,14 @@ class GroupedWeight:
         return self.codes.shape[0] // self.halves
 
     @property
+    def factor_numbers(self) -> tuple[int, int, int]:
+        """For kernels: factors of a row, groups of each, groups of the first one that are not here."""
+        return 1 if self.factors is None else self.factors.shape[1], self.factor_groups, self.skipped
+
+    @property
     def nbytes(self) -> int:
-        runs = 0 if self.groups_of_runs is None else self.groups_of_runs.nbytes
-        return self.codes.nbytes + self.table.nbytes + runs
+        more = [tensor.nbytes for tensor in (self.groups_of_runs, self.factors) if tensor is not None]
+        return self.codes.nbytes + self.table.nbytes + sum(more)
 
 
 def pack(
@@ -85,11 +94,15 @@ def pack(
     zero: int = 0,
     halves: int = 1,
     runs: tuple[int, ...] = RUNS,
+    factors: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+    factor_groups: int = 1,
+    skipped: int = 0,
 ) -> tuple[GroupedWeight, torch.Tensor | None]:
     """The weight, and the input of each of its places, int32 [places], -1 for none; None where inputs stay as they are.
 
     codes: uint8 [N, K], one a byte; group_of_input: a group's size, or int [K] in any order; scales, minimums: float16,
-    bfloat16 or float32 [N, groups]; zeros: uint8 [N, groups]. With `halves` 2 the first N / 2 rows are the gate's.
+    bfloat16 or float32 [N, groups], or int8, with `factors` float16 [N, (groups + skipped) / factor_groups] of either;
+    zeros: uint8 [N, groups]. With `halves` 2 the first N / 2 rows are the gate's.
     Results of other rows of one matrix may be concatenated, where N divides by 16. `runs`: a choice, longest first.
     """
     check(codes, group_of_input, scales, minimums, zeros, bits)
@@ -115,7 +128,7 @@ def pack(
     weight = GroupedWeight(
         _words(codes, bits, run, halves), _table(scales, second, halves), groups_of_runs, bits, N // halves, places,
         halves, zero if zeros is None else 0, NONE if second is None else ZEROS if second is zeros else MINIMUMS,
-        TABLES[scales.dtype], group_shift, groups_per_tile,
+        TABLES[scales.dtype], group_shift, groups_per_tile, _factors(factors, halves), factor_groups, skipped,
     )  # fmt: skip
     return weight, order
 
@@ -128,13 +141,14 @@ def stacked(weights: Sequence[GroupedWeight], halves: int = 1) -> GroupedWeight 
         return None
     if (halves == 2 and rows[0] != rows[1]) or (halves == 1 and any(n % BLOCK for n in rows[:-1])):
         return None
-    codes, table = (torch.cat([getattr(weight, name) for weight in weights]) for name in ("codes", "table"))
-    return replace(first, codes=codes, table=table, rows=rows[0] if halves == 2 else sum(rows), halves=halves)
+    names = ["codes", "table", *(["factors"] if first.factors is not None else [])]
+    joined = {name: torch.cat([getattr(weight, name) for weight in weights]) for name in names}
+    return replace(first, **joined, rows=rows[0] if halves == 2 else sum(rows), halves=halves)  # type: ignore[arg-type]
 
 
 def _alike(one: GroupedWeight, other: GroupedWeight) -> bool:
     """In all but rows and numbers."""
-    own: dict[str, Any] = {"codes": None, "table": None, "groups_of_runs": None, "rows": 0}
+    own: dict[str, Any] = {"codes": None, "table": None, "factors": None, "groups_of_runs": None, "rows": 0}
     runs, others = one.groups_of_runs, other.groups_of_runs
     same = runs is others or (runs is not None and others is not None and torch.equal(runs, others))
     return same and one.run == other.run and replace(one, **own) == replace(other, **own)
@@ -153,7 +167,7 @@ def check(
     if bits not in (4, 8):
         raise ValueError(f"codes of {bits} bits: widen them to 4 or 8")
     if scales.dtype not in TABLES:
-        raise ValueError(f"scales of {scales.dtype}: convert them to float16, bfloat16 or float32")
+        raise ValueError(f"scales of {scales.dtype}: convert them to float16, bfloat16, float32 or int8")
     if zeros is not None and minimums is not None:
         raise ValueError("zeros beside minimums: fold the zeros into the minimums")
     for name, table in (("scales", scales), ("minimums", minimums), ("zeros", zeros)):
@@ -216,14 +230,32 @@ def _words(codes: torch.Tensor, bits: int, run: int, halves: int) -> torch.Tenso
 def _table(scales: torch.Tensor, second: torch.Tensor | None, halves: int) -> torch.Tensor:
     """[N, groups] twice -> [halves * blocks, groups, 1 or 2, 16]."""
     pair = torch.stack([_bits(scales), torch.zeros_like(_bits(scales)) if second is None else _bits(second)], 2)
-    if scales.dtype is not torch.float32:
-        pair = (pair[:, :, :1] & 0xFFFF) | (pair[:, :, 1:] << 16) if second is not None else pair[:, :, :1].short()
-    N, groups, words = pair.shape
+    if scales.dtype is torch.int8:
+        pair = (pair[:, :, :1] & 0xFF | pair[:, :, 1:] << 8).short()
+    elif scales.dtype is not torch.float32:
+        pair = pair[:, :, :1] & 0xFFFF | pair[:, :, 1:] << 16 if second is not None else pair[:, :, :1].short()
+    return _by_blocks(pair, halves)
+
+
+def _factors(factors: tuple[torch.Tensor, torch.Tensor | None] | None, halves: int) -> torch.Tensor | None:
+    """float16 [N, factors] twice -> int32 [halves * blocks, factors, 16]."""
+    if factors is None:
+        return None
+    scales, minimums = factors
+    word = _bits(scales) & 0xFFFF
+    if minimums is not None:
+        word |= _bits(minimums) << 16
+    return _by_blocks(word[:, :, None], halves)[:, :, 0].contiguous()
+
+
+def _by_blocks(words: torch.Tensor, halves: int) -> torch.Tensor:
+    """[N, groups, words] -> [halves * blocks, groups, words, 16]; rows that fill up the last block are 0."""
+    N, groups, each = words.shape
     rows = N // halves
     blocks = -(-rows // BLOCK)
-    full = torch.zeros(halves, blocks * BLOCK, groups, words, dtype=pair.dtype, device=scales.device)
-    full[:, :rows] = pair.view(halves, rows, groups, words)
-    return full.view(halves * blocks, BLOCK, groups, words).permute(0, 2, 3, 1).contiguous()
+    full = torch.zeros(halves, blocks * BLOCK, groups, each, dtype=words.dtype, device=words.device)
+    full[:, :rows] = words.view(halves, rows, groups, each)
+    return full.view(halves * blocks, BLOCK, groups, each).permute(0, 2, 3, 1).contiguous()
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:

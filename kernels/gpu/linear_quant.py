@@ -15,16 +15,27 @@ import triton.language as tl
 from .grouped import BLOCK, MINIMUMS, RUNS, ZEROS, GroupedWeight
 from .launch import architecture, options, shared_bytes, tile, wait
 from .linear import ROWS
-from .planes import as_float, carried, instructions, plane, prefetch, raw_instructions, raw_plane
+from .planes import (
+    as_minimum,
+    as_scale,
+    carried,
+    instructions,
+    plane,
+    prefetch,
+    raw_instructions,
+    raw_plane,
+    table_words,
+)
 from .sms import sms_for, whole_sms
 
 _ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
 AHEAD_BYTES = 16384  # asked for by a program before its input is ready
 
 
-@triton.jit(do_not_specialize=["rows", "tiles", "group_shift", "parts"])
+@triton.jit(do_not_specialize=["rows", "tiles", "group_shift", "parts", "factor_count", "factor_groups", "skipped"])
 def product(
-    x, codes, table, groups_of_runs, bias, out, squares, rows, N, K, tiles, groups, group_shift, parts, width, eps,
+    x, codes, table, factors, groups_of_runs, bias, out, squares, rows, N, K, tiles, groups, group_shift, factor_count,
+    factor_groups, skipped, parts, width, eps,
     HALVES: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
     ZERO: tl.constexpr, FORMAT: tl.constexpr, SQUARES: tl.constexpr, STAGES: tl.constexpr, AHEAD: tl.constexpr,
@@ -34,7 +45,6 @@ def product(
     """Each program: BLOCK_N outputs; with HALVES 2, of the gate and of the up half, and silu(gate) * up."""
     PLANES: tl.constexpr = 16 // BITS
     EACH: tl.constexpr = PLANES // GROUPS_PER_TILE
-    WORDS: tl.constexpr = 2 if FORMAT == 2 else 1
     TYPE: tl.constexpr = x.dtype.element_ty
     SPLIT: tl.constexpr = UNIT != 1.0 and BITS == 4  # odd planes are 16 times as large
     ONES: tl.constexpr = SECOND == _MINIMUMS or (FOLDED and (SECOND == _ZEROS or CARRIED + ZERO != 0.0))
@@ -63,13 +73,10 @@ def product(
                 group = tl.minimum((first + i) * GROUPS_PER_TILE + g, groups - 1)
             else:
                 group = (first + i) >> group_shift
-            found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
-            pair = tl.load(found, mask=there, other=0).to(tl.int32)
-            second = pair
-            if SECOND and WORDS == 1:
-                second = pair >> 16
-            elif SECOND:
-                second = tl.load(found + _BLOCK, mask=there, other=0)
+            pair, second, factor = table_words(
+                table, factors, block, group, groups, factor_count, factor_groups, skipped, inside, there, SECOND,
+                FORMAT,
+            )  # fmt: skip
             sums = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
             odd = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
             inputs = tl.zeros((PARTS * HALVES * BLOCK_N, COLUMNS), tl.float32)
@@ -87,7 +94,7 @@ def product(
                 if ONES:
                     one = tl.full((PARTS * HALVES * BLOCK_N, RUN), 1.0, TYPE)
                     inputs = tl.dot(one, values, inputs, input_precision="ieee")
-            scale = as_float(pair, FORMAT)
+            scale = as_scale(pair, factor, FORMAT)
             if FOLDED:
                 if SPLIT:
                     sums += odd * 0.0625
@@ -98,7 +105,7 @@ def product(
                 scale *= 1.0 / UNIT
             total += scale[:, None] * sums
             if SECOND == _MINIMUMS:
-                total += as_float(second, FORMAT)[:, None] * inputs
+                total += as_minimum(second, factor, FORMAT)[:, None] * inputs
     if PARTS > 1:
         total = tl.where(part[:, None] == part_of_column[None, :], total, 0.0)
         total = tl.sum(tl.reshape(total, (PARTS, HALVES * BLOCK_N, COLUMNS)), 0)
@@ -191,8 +198,9 @@ def launch(
         asm = raw_instructions(weight.bits, brain)
     even = weight.tiles % PARTS == 0 and weight.tiles * weight.planes * weight.run == K
     product[(triton.cdiv(weight.rows, BLOCK_N),)](
-        x, weight.codes, weight.table, weight.groups_of_runs, bias, out, squares,
-        rows, weight.rows, K, weight.tiles, weight.groups, weight.group_shift, parts, width, eps,
+        x, weight.codes, weight.table, weight.factors, weight.groups_of_runs, bias, out, squares,
+        rows, weight.rows, K, weight.tiles, weight.groups, weight.group_shift, *weight.factor_numbers, parts, width,
+        eps,
         HALVES=weight.halves, BLOCK_N=BLOCK_N, PARTS=PARTS, ROWS=tile(rows), COLUMNS=COLUMNS, BITS=weight.bits,
         RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile, RAGGED=weight.groups_of_runs is not None,
         SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format, SQUARES=tile(parts), STAGES=stages,

@@ -14,10 +14,10 @@ from functools import lru_cache
 import triton
 import triton.language as tl
 
-from .grouped import ZEROS
+from .grouped import BLOCK, ZEROS
 
 AND_OR, AND_XOR = 0xEA, 0x6A  # (a & b) | c, (a & b) ^ c: look-up tables of lop3
-_ZEROS = tl.constexpr(ZEROS)
+_ZEROS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(BLOCK)
 
 
 def _odd_half(bits: int, plane: int, brain: bool) -> bool:
@@ -151,3 +151,40 @@ def as_float(bits, FORMAT: tl.constexpr):
         return (bits << 16).to(tl.float32, bitcast=True)
     else:
         return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def table_words(
+    table, factors, block, group, groups, factor_count, factor_groups, skipped, inside, there, SECOND: tl.constexpr,
+    FORMAT: tl.constexpr,
+):  # fmt: skip
+    """A group's word, the zero or the bits of the minimum in it, and the word of its factors: int32, a row each."""
+    WORDS: tl.constexpr = 2 if FORMAT == 2 else 1
+    found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
+    pair = tl.load(found, mask=there, other=0).to(tl.int32)
+    second, factor = pair, pair
+    if FORMAT == 3:
+        at = block * factor_count + (group + skipped) // factor_groups
+        factor = tl.load(factors + at * _BLOCK + inside, mask=there, other=0)
+        second = pair >> 8
+    elif SECOND and WORDS == 2:
+        second = tl.load(found + _BLOCK, mask=there, other=0)
+    elif SECOND:
+        second = pair >> 16
+    return pair, second, factor
+
+
+@triton.jit
+def as_scale(pair, factor, FORMAT: tl.constexpr):
+    if FORMAT == 3:
+        return ((pair << 24) >> 24).to(tl.float32) * as_float(factor, 0)
+    else:
+        return as_float(pair, FORMAT)
+
+
+@triton.jit
+def as_minimum(second, factor, FORMAT: tl.constexpr):
+    if FORMAT == 3:
+        return second.to(tl.float32) * as_float(factor >> 16, 0)
+    else:
+        return as_float(second, FORMAT)

@@ -10,23 +10,23 @@ from .grouped import BLOCK, MINIMUMS, ZEROS, GroupedWeight
 from .launch import options, wait
 from .linear import ROWS
 from .linear_quant import linear
-from .planes import as_float, plane
+from .planes import as_minimum, as_scale, plane, table_words
 from .products import many_rows as dense_many_rows
 
 _ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
 FEW_PRODUCTS = 4  # of 16 rows: reading the codes as often costs less than writing the weights out
 
 
-@triton.jit(do_not_specialize=["first", "begin", "end", "group_shift"])
+@triton.jit(do_not_specialize=["first", "begin", "end", "group_shift", "factor_count", "factor_groups", "skipped"])
 def _floats(
-    codes, table, groups_of_runs, out, first, begin, end, K, tiles, groups, group_shift,
+    codes, table, factors, groups_of_runs, out, first, begin, end, K, tiles, groups, group_shift, factor_count,
+    factor_groups, skipped,
     BITS: tl.constexpr, RUN: tl.constexpr, GROUPS_PER_TILE: tl.constexpr, RAGGED: tl.constexpr, SECOND: tl.constexpr,
     ZERO: tl.constexpr, FORMAT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Each program: one tile of a block of rows. `first`: block of the first program; rows begin to end are written."""
     PLANES: tl.constexpr = 16 // BITS
     EACH: tl.constexpr = PLANES // GROUPS_PER_TILE
-    WORDS: tl.constexpr = 2 if FORMAT == 2 else 1
     TYPE: tl.constexpr = out.dtype.element_ty
     block, at = (first + tl.program_id(1)).to(tl.int64), tl.program_id(0)
     inside, p = tl.arange(0, _BLOCK), tl.arange(0, RUN)
@@ -40,16 +40,15 @@ def _floats(
             group = tl.minimum(at * GROUPS_PER_TILE + j // EACH, groups - 1)
         else:
             group = at >> group_shift
-        found = table + (block * groups + group) * (_BLOCK * WORDS) + inside
-        pair = tl.load(found).to(tl.int32)
-        second = pair
-        if SECOND and WORDS == 1:
-            second = pair >> 16
-        elif SECOND:
-            second = tl.load(found + _BLOCK)
-        value = plane(w, second, BITS, j, SECOND, ZERO, tl.float32, None, None) * as_float(pair, FORMAT)[:, None]
+        pair, second, factor = table_words(
+            table, factors, block, group, groups, factor_count, factor_groups, skipped, inside, inside >= 0, SECOND,
+            FORMAT,
+        )  # fmt: skip
+        value = (
+            plane(w, second, BITS, j, SECOND, ZERO, tl.float32, None, None) * as_scale(pair, factor, FORMAT)[:, None]
+        )
         if SECOND == _MINIMUMS:
-            value += as_float(second, FORMAT)[:, None]
+            value += as_minimum(second, factor, FORMAT)[:, None]
         place = (at * PLANES + j) * RUN + p
         mask = ((row >= 0) & (row < end - begin))[:, None] & (place < K)[None, :]
         tl.store(out + row[:, None] * K + place[None, :], value.to(TYPE), mask=mask)
@@ -58,10 +57,11 @@ def _floats(
 def floats(weight: GroupedWeight, begin: int, end: int, out: torch.Tensor, half: int = 0) -> None:
     """Rows of a half in the order of places, each weight rounded once: out [end - begin, places], contiguous."""
     first, last = begin // BLOCK, triton.cdiv(end, BLOCK)
-    skipped = half * weight.blocks
+    before = half * weight.blocks
+    factors = None if weight.factors is None else weight.factors[before:]
     _floats[(weight.tiles, last - first)](
-        weight.codes[skipped:], weight.table[skipped:], weight.groups_of_runs, out, first, begin, end,
-        weight.places, weight.tiles, weight.groups, weight.group_shift,
+        weight.codes[before:], weight.table[before:], factors, weight.groups_of_runs, out, first, begin, end,
+        weight.places, weight.tiles, weight.groups, weight.group_shift, *weight.factor_numbers,
         BITS=weight.bits, RUN=weight.run, GROUPS_PER_TILE=weight.groups_per_tile,
         RAGGED=weight.groups_of_runs is not None, SECOND=weight.second, ZERO=weight.zero, FORMAT=weight.table_format,
         **options(weight.codes), num_warps=2,

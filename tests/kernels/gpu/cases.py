@@ -9,6 +9,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -109,7 +110,7 @@ def _check_product(rows: int, N: int, K: int, dtype: torch.dtype, extras: bool) 
 FORMS = [
     (4, "zero", torch.float16), (4, "zeros", torch.float16), (4, "minimums", torch.bfloat16),
     (4, "zeros", torch.float32), (8, "zero", torch.bfloat16), (8, "zeros", torch.float16),
-    (8, "minimums", torch.float32),
+    (8, "minimums", torch.float32), (4, "minimums", torch.int8), (8, "zero", torch.int8),
 ]  # fmt: skip
 # N, K, group: one tile and several, a last tile or block that is not full, one group, groups of 16 and odd ones
 SHAPES = [(20, 48, 48), (34, 200, 128), (66, 1024, 128), (32, 288, 32), (48, 640, 64), (20, 160, 16), (34, 1300, 96)]
@@ -125,16 +126,32 @@ class RandomWeight:
         of = torch.arange(K) // groups if isinstance(groups, int) else groups
         count = int(of.max()) + 1
         codes = torch.randint(0, 2**bits, (N, K), dtype=torch.uint8)
-        scales = (torch.rand(N, count) / 2**bits / K**0.5).to(table)
-        minimums = (torch.randn(N, count) / K**0.5).to(table) if second == "minimums" else None
+        scales, minimums = torch.rand(N, count) / 2**bits / K**0.5, torch.randn(N, count) / K**0.5
+        factors: tuple[torch.Tensor, ...] | None = None
+        each, skipped = 8, 3
+        if table is torch.int8:
+            drawn = 0.5 + torch.rand(2, N, -(-(count + skipped) // each))
+            factors = tuple((part / 64 / K**0.5).half() for part in (drawn[0] / 2**bits, drawn[1]))
+            scales, minimums = torch.randint(-64, 64, (2, N, count), dtype=torch.int8)
+        else:
+            scales, minimums = scales.to(table), minimums.to(table)
+        meant = [part.double() for part in (scales, minimums)]
+        if factors is not None:
+            block = (torch.arange(count) + skipped) // each
+            meant = [part * factor.double()[:, block] for part, factor in zip(meant, factors)]
         zeros = torch.randint(0, 2**bits, (N, count), dtype=torch.uint8) if second == "zeros" else None
         zero = 2 ** (bits - 1) if second == "zero" else 0
-        self.meant = (codes.double() - (zeros[:, of].double() if zeros is not None else zero)) * scales.double()[:, of]
-        if minimums is not None:
-            self.meant += minimums.double()[:, of]
-        operands = [None if t is None else t.to(DEVICE) for t in (scales, minimums, zeros)]
+        self.meant = (codes.double() - (zeros[:, of].double() if zeros is not None else zero)) * meant[0][:, of]
+        if second == "minimums":
+            self.meant += meant[1][:, of]
+        kept = scales, minimums if second == "minimums" else None, zeros
+        operands = [None if t is None else t.to(DEVICE) for t in kept]
+        more: dict[str, Any] = {}
+        if factors is not None:
+            least = factors[1].to(DEVICE) if second == "minimums" else None
+            more = {"factors": (factors[0].to(DEVICE), least), "factor_groups": each, "skipped": skipped}
         where = groups if isinstance(groups, int) else groups.to(DEVICE)
-        packed = grouped.pack(codes.to(DEVICE), where, *operands, bits=bits, zero=zero, halves=halves)
+        packed = grouped.pack(codes.to(DEVICE), where, *operands, bits=bits, zero=zero, halves=halves, **more)
         self.packed, self.order = packed
         self.meant = self.meant.to(DEVICE)
 
