@@ -29,6 +29,7 @@ from ..kernels.gpu.grouped import BLOCK, FLOAT16, RUNS, ZEROS, GroupedWeight
 from .bench import Probe
 from .gpu_timing import GpuBench, Launch, start_difference, start_graph
 from .profile import Format, Op
+from .roofline import WEIGHT_BYTES
 
 FEW_ROWS, CHUNK = 16, 512  # what the kernels of decode take at once; a prompt's chunk where all devices are GPUs
 CAPACITY = 8192
@@ -79,7 +80,7 @@ def gpu_probes(quick: bool, most_bytes: int) -> Iterator[Probe]:
 
 
 def _weight_bytes(probe: Probe) -> int:
-    return probe.in_features * probe.out_features * (DTYPES[probe.format].itemsize if probe.format in DTYPES else 1)
+    return int(probe.in_features * probe.out_features * WEIGHT_BYTES[probe.format])
 
 
 def _products(quick: bool) -> Iterator[Probe]:

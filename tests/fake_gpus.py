@@ -40,8 +40,10 @@ from tpplan.kernels.gpu import (
     handover,
     host_memory,
     linear,
+    linear_quant,
     norm,
     products,
+    products_quant,
     rope,
     swiglu,
 )  # fmt: skip
@@ -50,7 +52,8 @@ from tpplan.kernels.gpu.slots import host_pull, host_push, in_order
 LIMIT_S = 10.0
 KERNELS = [
     (argmax, "argmax"), (attention, "decode"), (attention, "prefill"), (embed, "embed"), (gate_up, "gate_up"),
-    (linear, "linear"), (norm, "norm"), (norm, "scaled"), (products, "many_rows"), (rope, "rope"), (swiglu, "swiglu"),
+    (linear, "linear"), (linear_quant, "linear"), (norm, "norm"), (norm, "scaled"), (products, "many_rows"),
+    (products_quant, "many_rows"), (rope, "rope"), (swiglu, "swiglu"),
 ]  # fmt: skip
 _capturing = threading.local()
 

@@ -46,7 +46,7 @@ def test_every_kind_is_measured(quick: bool) -> None:
     for rows in (1, 512):
         measured = {probe.op for probe in every if probe.rows == rows} | {"push", "pull"}
         assert set(get_args(Op)) - measured <= ({"argmax"} if rows > 1 else set())
-    formats = {"bfloat16"} if quick else {"float32", "bfloat16"}
+    formats = {"bfloat16", "int4", "int8"} | (set() if quick else {"float32"})
     assert {probe.format for probe in every if probe.op in ("linear", "attention")} == formats
 
 
@@ -54,7 +54,8 @@ def test_large_products_are_left_out_where_memory_is_short() -> None:
     """A GPU with room for 64 MiB of weights measures those below only, and all that is no product."""
     every, some = (list(gpu_probes.gpu_probes(False, most)) for most in (EVERY, 2**26))
     assert {probe.op for probe in some} == {probe.op for probe in every}
-    sizes = [p.in_features * p.out_features * (2 if p.format == "bfloat16" else 4) for p in some if p.op == "linear"]
+    each = {"bfloat16": 2, "float32": 4, "int8": 1, "int4": 0.5}
+    sizes = [p.in_features * p.out_features * each[p.format] for p in some if p.op == "linear"]
     assert 2**25 < max(sizes) <= 2**26
     assert [p.op for p in some if p.op != "linear"] == [p.op for p in every if p.op != "linear"]
 
