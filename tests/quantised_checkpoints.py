@@ -24,8 +24,6 @@ FORMATS = {
 }
 KINDS = (Q.Q4_0, Q.Q4_1, Q.Q8_0, Q.Q4_K, Q.Q6_K)
 NAMES = (*FORMATS, *(kind.name for kind in KINDS))
-ROUNDED = ("Q4_K", "Q6_K")
-"""Whose scales become float16 on GPUs."""
 
 
 def checkpoint(folder: Path, name: str, seed: int) -> Path:

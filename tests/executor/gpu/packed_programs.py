@@ -11,7 +11,7 @@ import interpreting  # noqa: F401
 import torch
 from gpu_models import unsplit_logits
 from gpu_programs import Devices, use_torch_kernels
-from quantised_checkpoints import NAMES, ROUNDED, checkpoint
+from quantised_checkpoints import NAMES, checkpoint
 from splits import describe, random_split
 
 from tpplan.executor.gpu.matrices import MatrixKeeper
@@ -45,9 +45,7 @@ def check(folder: Path, name: str, seed: int) -> None:
     found = {16: devices.run(TOKENS[:17], 0, "prefill"), 17: devices.run(TOKENS[17:], 17, "decode")}
     for at, logits in found.items():
         error = float((logits - truth[at]).abs().max() / truth.abs().max())
-        assert error <= (1e-3 if name in ROUNDED else 2e-5), (
-            f"{name}: token {at} is off by {error:.2g}\n{describe(split)}"
-        )
+        assert error <= 2e-5, f"{name}: token {at} is off by {error:.2g}\n{describe(split)}"
 
 
 def main() -> None:

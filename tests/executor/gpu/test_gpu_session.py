@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from plans import plan_by_hand, plan_of
-from quantised_checkpoints import NAMES, ROUNDED
+from quantised_checkpoints import NAMES
 from quantised_checkpoints import checkpoint as quantised_checkpoint
 from random_checkpoints import random_checkpoint
 from runs import PAIR, logits_of
@@ -82,7 +82,7 @@ def test_quantised_plans_give_the_cpus_logits(tmp_path: Path, name: str) -> None
     split = random_split(model, len(rig), seed, mlp_unit(model, "native"))
     found = logits_of(plan_of(model, rig, split, "native", "float32"), path, ids, PROMPT)
     worst = float((found - truth).abs().max() / truth.abs().max())
-    assert worst < (1e-3 if name in ROUNDED else 1e-4), (worst, rig, describe(split))
+    assert worst < 1e-4, (worst, rig, describe(split))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -18,6 +18,7 @@ from tpplan.kernels.gpu import (
     argmax,
     attention,
     embed,
+    embed_quant,
     gate_up,
     gate_up_quant,
     grouped,
@@ -139,6 +140,9 @@ def quantised_cases(dtype: torch.dtype) -> list[Launch]:
 
     plain, ragged = grouped_weight(256, 4096, 128), grouped_weight(256, 1408, 0)
     minimums = grouped_weight(256, 4096, 32, "minimums", torch.bfloat16)
+    codes = grouped_weight(
+        256, 4096, 32, "minimums", torch.int8, factors=(torch.ones(256, 16).half(),) * 2, factor_groups=8
+    )
     eight, halves = grouped_weight(256, 4096, 128, "", torch.float32, bits=8), grouped_weight(512, 4096, 128, halves=2)
     squares = empty(8, 8, dtype=torch.float32)
 
@@ -158,6 +162,9 @@ def quantised_cases(dtype: torch.dtype) -> list[Launch]:
             product(8, plain),
             product(1, ragged),
             product(1, minimums),
+            product(1, codes),
+            products_quant.floats(codes, 0, 256, empty(256, 4096)),
+            embed_quant.embed(empty(4, dtype=torch.int64), codes, 0, empty(4, 4096, dtype=torch.float32)),
             product(1, eight),
             product(1, halves),
             products_quant.floats(plain, 0, 256, empty(256, 4096)),
@@ -174,7 +181,9 @@ def inspect(kernel: JITFunction, arguments: dict[str, Any], architecture: int) -
     assert binary.metadata.shared <= SHARED[architecture] * 1024, f"{name}: {binary.metadata.shared} bytes shared"
     assert not re.search(r"\.local\b", ptx), f"{name}: local memory"
     assert ("griddepcontrol.wait" in ptx) == overlaps, f"{name}: overlap"
-    if ("weight" in arguments and "norm" not in kernel.__module__) or "codes" in arguments:
+    if ("weight" in arguments and "norm" not in kernel.__module__) or (
+        "codes" in arguments and kernel.__name__ != "_embed"  # which reads a row
+    ):
         wide = r"ld\.global\S*\.v4\.b32|cp\.async\.c[ag]\.shared\.global\S* \[[^]]*\], \[[^]]*\], 0x10"
         assert re.search(wide, ptx), f"{name}: no 16-byte loads of weights"
         before = ptx.split("griddepcontrol.wait")[0]
