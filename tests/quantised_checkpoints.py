@@ -26,15 +26,17 @@ KINDS = (Q.Q4_0, Q.Q4_1, Q.Q8_0, Q.Q4_K, Q.Q6_K)
 NAMES = (*FORMATS, *(kind.name for kind in KINDS))
 
 
-def checkpoint(folder: Path, name: str, seed: int) -> Path:
+def checkpoint(folder: Path, name: str, seed: int, **shape: Any) -> Path:
     """Tables and heads of GGUF files have the type of the matrices; half of the models are tied."""
     tied = bool(seed % 2)
     if name in FORMATS:
-        model = tiny_model("qwen2" if name == "awq-mixed" else "llama", seed, tie_word_embeddings=tied, **SHAPE)
+        model = tiny_model(
+            "qwen2" if name == "awq-mixed" else "llama", seed, tie_word_embeddings=tied, **(SHAPE | shape)
+        )
         dense = (lambda n: "v_proj" in n or "0.mlp" in n) if name == "awq-mixed" else lambda n: False
         return packed_checkpoint(model, folder / name, FORMATS[name], seed, dense)
     kind = Q[name]
-    shape = WIDE if gguf.GGML_QUANT_SIZES[kind][0] > 32 else SHAPE
-    model = tiny_model("llama", seed, tie_word_embeddings=tied, **shape)
+    least = WIDE if gguf.GGML_QUANT_SIZES[kind][0] > 32 else SHAPE
+    model = tiny_model("llama", seed, tie_word_embeddings=tied, **(least | shape))
     rows = lambda weight, kind: random_rows(kind, *weight.shape, seed, exponent=1)  # noqa: E731
     return tiny_gguf(model, folder / f"{name}.gguf", kind, rows)

@@ -165,7 +165,7 @@ def table_words(
     second, factor = pair, pair
     if FORMAT == 3:
         at = block * factor_count + (group + skipped) // factor_groups
-        factor = tl.load(factors + at * _BLOCK + inside, mask=there, other=0)
+        factor = tl.load(factors + at * _BLOCK + inside, mask=there, other=0).to(tl.int32)
         second = pair >> 8
     elif SECOND and WORDS == 2:
         second = tl.load(found + _BLOCK, mask=there, other=0)
