@@ -94,7 +94,8 @@ def _report(figures: Figures, lengths: tuple[int, int], results: list[Generation
             }
         )
         return
-    print_tables([figures.table(predicted, measured)])
-    note(f"medians of {len(results)} rounds of {lengths[0]} prompt and {lengths[1]} new tokens")
+    print_tables([figures.table(predicted, measured, lengths[0])])
+    rounds = f"medians of {len(results)} rounds" if len(results) > 1 else "one round"
+    note(f"{rounds} of {lengths[0]} prompt and {lengths[1]} new tokens")
     for line in figures.notes(middle):
         note(line)

@@ -130,6 +130,6 @@ def _report(figures: Figures, prompt_ids: list[int], result: Generation, tokeniz
             }
         )
     else:
-        print_tables([figures.table(predicted, measured)], sys.stderr)
+        print_tables([figures.table(predicted, measured, len(prompt_ids))], sys.stderr)
     for line in figures.notes(result):
         note(line)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..hwprofiles.profile import HardwareProfile
 from ..hwprofiles.storage import load_profile
 from ..hwprofiles.units import Table, duration
 from ..planner.memory import device_bytes
 from ..planner.model_spec import ModelSpec
-from ..planner.plan import Plan, Predicted, Workload, devices_used
+from ..planner.plan import Plan, Predicted, devices_used
 from ..planner.price import Pricer
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class Figures:
         """For one sequence of this very length, or the plan's workload where the profile is missing."""
         if self.profile is None:
             return self.plan.predicted
-        work = Workload(prompt_tokens, new_tokens, 1, self.plan.workload.context)
+        work = msgspec.structs.replace(self.plan.workload, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch=1)
         return Pricer(self.model, self.profile, self.plan.dtype, work, self.plan.cache_dtype).predict(self.plan.split)
 
     def measured(self, result: Generation) -> Predicted:
@@ -67,12 +69,16 @@ class Figures:
         limit = sum(self.profile.devices[d].read_bytes_per_s for d in devices_used(self.plan.split))
         return result.read_bytes_per_token / result.decode_s_per_token / limit
 
-    def table(self, predicted: Predicted, measured: Predicted) -> Table:
-        """Expected beside measured."""
+    def table(self, predicted: Predicted, measured: Predicted, prompt_tokens: int) -> Table:
+        """Expected beside measured; prompts of another length than was expected are not compared."""
+        same = self.profile is not None or prompt_tokens == self.plan.workload.prompt_tokens
+        speeds = (
+            f"{speed:.1f}" if speed else "-" for speed in (predicted.decode_tokens_per_s, measured.decode_tokens_per_s)
+        )
         rows = [
-            ("prefill", *_compared(predicted.prefill_s, measured.prefill_s)),
+            ("prefill", *_compared(predicted.prefill_s, measured.prefill_s, same)),
             ("decode, per token", *_compared(predicted.decode_s_per_token, measured.decode_s_per_token)),
-            ("decode, tok/s", f"{predicted.decode_tokens_per_s:.1f}", f"{measured.decode_tokens_per_s:.1f}", ""),
+            ("decode, tok/s", *speeds, ""),
         ]
         return "", ("", "predicted", "measured", "difference"), rows
 
@@ -83,6 +89,6 @@ class Figures:
         return [*lines, self.profile_note] if self.profile_note else lines
 
 
-def _compared(predicted_s: float, measured_s: float) -> tuple[str, str, str]:
-    difference = f"{measured_s / predicted_s - 1:+.0%}" if predicted_s and measured_s else "-"
+def _compared(predicted_s: float, measured_s: float, same: bool = True) -> tuple[str, str, str]:
+    difference = f"{measured_s / predicted_s - 1:+.0%}" if predicted_s and measured_s and same else "-"
     return duration(predicted_s), duration(measured_s) if measured_s else "-", difference

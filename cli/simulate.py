@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("plan_path", metavar="PLAN", default="plan.json")
 @click.option("--model", "model_path", metavar="PATH", help="The model's files, if they have moved since the solve.")
-@click.option("--hardware", default="profile.json", show_default=True, metavar="FILE|MACHINE", help="As of solve.")
+@click.option("--hardware", metavar="FILE|MACHINE", help="As of solve.  [default: profile.json beside the plan]")
 @click.option("--trace", metavar="FILE", help="Write every step as Chrome trace JSON (opens in Perfetto).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(plan_path: str, model_path: str | None, hardware: str, trace: str | None, as_json: bool) -> None:
+def command(plan_path: str, model_path: str | None, hardware: Any, trace: str | None, as_json: bool) -> None:
     """Play PLAN (plan.json unless given) through step by step: what each device does when, what it waits for, and what
     decides the speed.
 
@@ -41,7 +42,7 @@ def command(plan_path: str, model_path: str | None, hardware: str, trace: str | 
     from ..planner.storage import load_plan
 
     plan = load_plan(plan_path)
-    model_path = model_path or plan.model
+    model_path, hardware = model_path or plan.model, hardware or str(Path(plan_path).with_name("profile.json"))
     if trace:
         check_writable(trace, plan_path, model_path, *([hardware] if is_file(hardware) else []))
     model = load_model(model_path)

@@ -30,7 +30,7 @@ def refuse_what_cannot_run(plan: Plan, model: ModelSpec) -> None:
     if plan.dtype not in DTYPES and not (plan.dtype == "native" or model.quant is not None):
         raise ValueError(
             f"the plan holds weights in {plan.dtype}, which run cannot use yet: such plans can be simulated and "
-            "exported; to run the model, solve with --dtype bfloat16 or float32"
+            f"exported; to run the model, solve with --dtype {'native, ' if model.stored else ''}bfloat16 or float32"
         )
 
 

@@ -74,8 +74,10 @@ class Session:
             runners = open_devices(plan, model, files, logits, progress, held)
             session = cls(plan, model, runners, logits)
             session._held = held.pop_all()
+            if plan.workload.batch > 1:
+                session.notes.append(f"the plan is for {plan.workload.batch} sequences at once; one was generated")
             if plan.dtype not in DTYPES:
-                session.notes = [
+                session.notes += [
                     f"{count} matrices in {kind} are held as float32: {kind} is not computed with as it is"
                     for kind, count in files.widened.items()
                 ]

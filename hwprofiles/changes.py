@@ -12,7 +12,7 @@ import msgspec
 
 from .catalogue_files import KnownLink, known, known_devices, known_links
 from .machine import load_hardware
-from .profile import DeviceProfile, HardwareProfile, Link, OpPoint, Port
+from .profile import DeviceProfile, HardwareProfile, Host, Link, OpPoint, Port
 
 FROM_CATALOGUE = "from the catalogue"
 MOST_DEVICES = 16
@@ -29,16 +29,16 @@ def with_machine(profile: HardwareProfile, text: str) -> HardwareProfile:
         if ports.setdefault(port.name, port) != port:
             raise ValueError(f"port {port.name!r} is there already, with another link: name a new one")
     for device in added.devices:
-        profile = with_device(profile, device, tuple(ports.values()), added.host.memory_bytes)
+        profile = with_device(profile, device, tuple(ports.values()), added.host)
     return profile
 
 
 def with_device(
-    profile: HardwareProfile, device: DeviceProfile, ports: Sequence[Port] = (), memory_bytes: int = 0
+    profile: HardwareProfile, device: DeviceProfile, ports: Sequence[Port] = (), its_host: Host | None = None
 ) -> HardwareProfile:
     """`profile` with `device` last, under the next number where its name is taken, and with the ports it may hang on.
 
-    `memory_bytes`: of the host, which count where `device` is its CPU. ValueError for a second CPU or a 17th device.
+    `its_host`: whose memory counts where `device` is its CPU. ValueError for a second CPU or a 17th device.
     """
     if len(profile.devices) == MOST_DEVICES:
         raise ValueError(f"more than {MOST_DEVICES} devices cannot be planned for")
@@ -46,7 +46,9 @@ def with_device(
     if device.kind == "cpu":
         if any(other.kind == "cpu" for other in profile.devices):
             raise ValueError("the machine's CPU is among its devices already")
-        host = msgspec.structs.replace(host, memory_bytes=memory_bytes or host.memory_bytes)
+        if its_host is not None:
+            memory = {"memory_bytes": its_host.memory_bytes, "bytes_per_s": its_host.bytes_per_s}
+            host = msgspec.structs.replace(host, cores=its_host.cores, **memory)
     new = msgspec.structs.replace(device, name=_free_name(device.name, [d.name for d in profile.devices]))
     return msgspec.structs.replace(profile, devices=(*profile.devices, new), host=host)
 

@@ -87,6 +87,8 @@ def check_writable(path: str | Path, *inputs: str | Path) -> None:
     target = os.path.realpath(path)
     if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {path}: it is a directory")
+    if os.path.exists(target) and stat.S_ISFIFO(os.stat(target).st_mode):
+        raise ValueError(f"cannot write {path}: it is a pipe; name a file")
     if os.path.exists(target) and not os.access(target, os.W_OK):
         raise PermissionError(f"cannot write {path}: it is write-protected")
     if not _is_device(target):

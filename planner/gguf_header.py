@@ -111,7 +111,7 @@ class _Reader:
         """An item count that the rest of the file could hold."""
         count: int = self.scalar("Q")
         if count > limit or count * item_bytes > len(self.data) - self.position:
-            raise ValueError(f"claims {count:,} {what}, more than the file can hold")
+            raise ValueError(f"claims {count:,} {what}, more than the file can hold; download it again")
         return count
 
     def header(self) -> GgufHeader:

@@ -114,7 +114,7 @@ def spec_from_config(fields: dict[str, Any]) -> ModelSpec:
             mlp_bias=config.mlp_bias,
             qk_norm=config.model_type == "qwen3",
             windows=_windows(config),
-            quant=quant_from_config(stored) if stored else None,
+            quant=quant_from_config(stored) if stored is not None else None,
         )
     )
     check_groups(spec)

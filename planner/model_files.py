@@ -37,7 +37,8 @@ def _load_config(path: Path) -> ModelSpec:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; MODEL is a config .json, a Hugging Face directory or a .gguf file")
+        missing = "it is no regular file" if path.exists() else "no such file"
+        raise ValueError(f"{path}: {missing}; MODEL is a config .json, a Hugging Face directory or a .gguf file")
     try:
         content = read_small(path)
     except OSError as error:

@@ -87,7 +87,8 @@ def quant_from_config(fields: Any) -> Quant:
 
 
 def _quant(method: str, quant: _HfQuant) -> Quant:
-    group = quant.group_size or quant.q_group_size or DEFAULT_GROUP
+    sizes = (size for size in (quant.group_size, quant.q_group_size) if size is not None)
+    group = next(sizes, DEFAULT_GROUP)
     bits = _bits(method, quant.bits or quant.w_bit, "bits")
     version = quant.version if method == "awq" and not quant.format else quant.checkpoint_format or quant.format
     known = ("gptq", "gptq_v2") if method == "gptq" else ("gemm",)

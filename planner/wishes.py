@@ -28,7 +28,7 @@ def completed(request: Request, model: ModelSpec, profile: HardwareProfile) -> R
     short = gpus and dtype != "float32"
     cache_dtype = request.cache_dtype or ("bfloat16" if short else "float32")
     workload = request.workload
-    if all(device.kind == "cuda" for device in profile.devices):
+    if gpus:
         workload = msgspec.structs.replace(workload, prefill_chunk=GPU_PREFILL_CHUNK)
     return msgspec.structs.replace(request, dtype=dtype, cache_dtype=cache_dtype, workload=workload)
 

@@ -199,8 +199,8 @@ def _regular(sizes: list[int], planes: int, choice: tuple[int, ...]) -> tuple[in
 
 
 def _ragged_run(sizes: torch.Tensor, choice: tuple[int, ...]) -> int:
-    """The longest that does not fill up much more than shorter ones: all that is read, but runs of 64 more than twice as
-    fast as runs of 16.
+    """The longest that does not fill up much more than shorter ones: all that is read, but runs of 64 twice as fast as
+    runs of 16.
     """
     filled = {run: int((-(-sizes // run) * run).sum()) for run in choice}
     return next(run for run in choice if filled[run] <= 1.5 * filled[choice[-1]])
