@@ -28,7 +28,6 @@ from tpplan.planner.model_spec import ModelSpec
 from tpplan.planner.plan import (
     GPU_PREFILL_CHUNK,
     HIDDEN_UNIT,
-    PREFILL_CHUNK,
     VOCAB_UNIT,
     BlockPlan,
     LayerPlan,
@@ -99,7 +98,7 @@ class Rig:
         opened = self.held.enter_context(open_devices([names[d] for d in on_gpus]))
         devices = dict(zip(on_gpus, opened, strict=True))
         cpus = {d: start_worker(names[d], self.held) for d in busy if d not in devices}
-        self.rows = min(PREFILL_CHUNK if cpus else GPU_PREFILL_CHUNK, context)
+        self.rows = min(GPU_PREFILL_CHUNK, context)
         places = {d: devices[d].place if d in devices else torch.device("cuda", 0) for d in busy}
         loader = GpuLoader(
             model, split, devices, lambda d: random_weights(model, places[d], weights), torch.bfloat16, context,
