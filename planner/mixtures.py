@@ -6,27 +6,23 @@ to spare, layers do not depend on each other, and one way is best for all that a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, permutations
 
 import msgspec
+import numpy as np
 
 from .baselines import proportional_split, split_bytes
-from .guarded_solver import solve_model
 from .heuristic import Balancer
 from .memory import DeviceBytes, Sizes, fits
 from .plan import LayerPlan, Split, devices_used
 from .price import Pricer
-from .search import SOLVED
 from .units import Units
 
 TIGHT = 0.9  # of a cap
 MOST_PATTERNS, MOST_SETS, MOST_TABLES = 3, 32, 3
-TICKS = 10**6
-SEARCH_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,24 +72,10 @@ class Mixer:
         return list(dict.fromkeys(found))
 
     def _counts(self, base: Split) -> list[int]:
-        """Layers of each pattern: the least time for which the bytes fit."""
-        from ortools.sat.python import cp_model
-
-        cp, layers = cp_model.CpModel(), self.pricer.model.layers
-        counts = [cp.new_int_var(0, layers, "") for _ in self.patterns]
-        used = [cp.new_bool_var("") for _ in self.patterns]
-        cp.add(sum(counts) == layers)
-        cp.add(sum(used) <= MOST_PATTERNS)
-        for n, literal in zip(counts, used):
-            cp.add(n <= layers * literal)
-        each = [self._layer_bytes(pattern) for pattern in self.patterns]
-        for d, free in enumerate(self._free_bytes(base)):
-            cp.add(sum(n * bytes_[d] for n, bytes_ in zip(counts, each)) <= free)
-        seconds = [self._layer_s(base, pattern) for pattern in self.patterns]
-        tick_s = sum(seconds) / TICKS
-        cp.minimize(sum(round(s / tick_s) * n for s, n in zip(seconds, counts)) + sum(used))
-        answer = solve_model(cp, time.perf_counter() + SEARCH_S)
-        return [answer.value(n) for n in counts] if answer.status in SOLVED else [0] * len(counts)
+        """Layers of each pattern: the least time for which the bytes fit; none where nothing does."""
+        seconds = np.array([self._layer_s(base, pattern) for pattern in self.patterns])
+        each = np.array([self._layer_bytes(pattern) for pattern in self.patterns])
+        return fastest_counts(seconds, each, np.array(self._free_bytes(base)), self.pricer.model.layers)
 
     def _layer_s(self, base: Split, pattern: LayerPlan) -> float:
         """A layer's part of a stack of its like, tables included, which all patterns have in common."""
@@ -121,3 +103,35 @@ class Mixer:
 
 def _stack(base: Split, pattern: LayerPlan, layers: int) -> Split:
     return msgspec.structs.replace(base, layers=(pattern,) * layers)
+
+
+def fastest_counts(seconds: np.ndarray, each: np.ndarray, free: np.ndarray, layers: int) -> list[int]:
+    """How many of `layers` layers to take of each pattern, up to MOST_PATTERNS different ones, for the least time: all
+    choices of so many patterns, and all counts of these at once. All 0 where nothing fits.
+
+    seconds: [patterns] of a layer; each: [patterns, devices] bytes of one; free: [devices] bytes.
+    """
+    best_s, best = np.inf, [0] * len(seconds)
+    counts = np.array(list(_compositions(layers, min(MOST_PATTERNS, len(seconds)))))
+    order = sorted(range(len(seconds)), key=lambda pattern: seconds[pattern])
+    for chosen in map(list, combinations(order, counts.shape[1])):
+        if seconds[chosen].min() * layers >= best_s:
+            continue
+        taken_s = counts @ seconds[chosen]
+        taken_s[(counts @ each[chosen] > free).any(axis=1)] = np.inf
+        at = int(taken_s.argmin())
+        if taken_s[at] < best_s * (1 - 1e-9):
+            best_s, best = float(taken_s[at]), [0] * len(seconds)
+            for pattern, count in zip(chosen, counts[at]):
+                best[pattern] = int(count)
+    return best
+
+
+def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write `total` as a sum of so many numbers, those with most in front first."""
+    if parts == 1:
+        yield (total,)
+        return
+    for first in range(total, -1, -1):
+        for rest in _compositions(total - first, parts - 1):
+            yield first, *rest

@@ -6,6 +6,7 @@ from itertools import combinations_with_replacement, pairwise, permutations, pro
 from random import Random
 
 import msgspec
+import numpy as np
 import pytest
 from every import best_split, every_layer, every_table
 from profiles import make_model, make_profile
@@ -14,7 +15,7 @@ from tpplan.hwprofiles.profile import HardwareProfile
 from tpplan.planner.baselines import proportional_split, split_bytes
 from tpplan.planner.check import check
 from tpplan.planner.memory import device_caps, fits
-from tpplan.planner.mixtures import MOST_PATTERNS, Mixer
+from tpplan.planner.mixtures import MOST_PATTERNS, Mixer, fastest_counts
 from tpplan.planner.plan import LayerPlan, Plan, Split, Workload
 from tpplan.planner.price import Pricer
 from tpplan.planner.request import Request
@@ -155,3 +156,19 @@ def test_the_mixer_finds_the_best_counts() -> None:
                 best_s = min(best_s, pricer.split_s(split))
     ours_s = min([*map(pricer.split_s, mixer.splits()), pricer.split_s(base)])
     assert ours_s <= best_s * 1.02
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_counts_are_the_fastest_of_all_choices(seed: int) -> None:
+    """Five patterns, seven layers, two devices: as fast as the best of every count of every pattern, three at most."""
+    rng = np.random.default_rng(seed)
+    seconds, each = rng.uniform(1, 5, 5), rng.integers(0, 10, (5, 2))
+    free = rng.integers(5, 45, 2)
+    every = [n for n in product(range(8), repeat=5) if sum(n) == 7 and sum(map(bool, n)) <= 3]
+    fitting = [n for n in every if (np.array(n) @ each <= free).all()]
+    found = fastest_counts(seconds, each, free, 7)
+    if not fitting:
+        assert found == [0] * 5
+        return
+    assert tuple(found) in fitting
+    assert np.dot(found, seconds) == pytest.approx(min(np.dot(n, seconds) for n in fitting))
