@@ -31,17 +31,25 @@ def note(text: str) -> None:
 
 @contextmanager
 def loading_bar(total_bytes: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr while weights load, told bytes as they come from any thread; nothing where nobody watches."""
+    """A bar on stderr while weights load, told bytes as they come from any thread; nothing where nobody watches. Once
+    all are there it says that kernels are made ready, which takes GPUs a minute the first time.
+    """
     if not sys.stderr.isatty():
         yield lambda loaded_bytes: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = TextColumn("loading"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total_bytes)
-        yield lambda loaded_bytes: bar.advance(task, loaded_bytes)
+        task = bar.add_task("loading", total=total_bytes)
+
+        def progress(loaded_bytes: int) -> None:
+            bar.advance(task, loaded_bytes)
+            if bar.tasks[0].completed >= total_bytes:
+                bar.update(task, description="making kernels ready")
+
+        yield progress
 
 
 def print_tables(tables: Iterable[Table], file: TextIO | None = None) -> None:
