@@ -11,6 +11,7 @@ import secrets
 import torch
 
 GREEDY_BELOW = 1e-5
+FEW = (64, 1024, 16384)  # tokens that top-p looks at before it sorts all
 
 
 class Sampler:
@@ -45,35 +46,55 @@ class Sampler:
             raise ValueError(f"the logits are not numbers (token {best}: {float(logits[best])}): damaged weights?")
         if self.greedy:
             return best
-        return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
+        ids, scores = self._candidates(logits)
+        sums = scores.exp().cumsum(0, dtype=torch.float64)
+        drawn = torch.rand(1, generator=self._generator, dtype=torch.float64) * sums[-1]
+        return int(ids[min(int(torch.searchsorted(sums, drawn, right=True)), len(ids) - 1)])
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """What is drawn from: `[vocab]`, 0 where a filter removed the token. Needs a temperature above 0."""
+        ids, scores = self._candidates(logits)
+        return torch.zeros_like(logits).index_copy_(0, ids, scores.softmax(-1))
+
+    def _candidates(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids that no filter removed, and their logits over the temperature, less the largest of all: [candidates].
+
+        Filters look at few tokens where they can: sorting a vocabulary takes longer than a GPU's token.
+        """
         scores = (logits - logits.max()) / self.temperature
-        if self.top_k:
-            scores = _top_k(scores, self.top_k)
-        if self.top_p < 1:
-            scores = _top_p(scores, self.top_p)
-        if self.min_p:
-            scores = _min_p(scores, self.min_p)
-        return scores.softmax(-1)
+        ids = torch.arange(len(scores))
+        for kept in (self._top_k, self._top_p, self._min_p):
+            places = kept(scores)
+            if places is not None:
+                ids, scores = ids[places], scores[places]
+        return ids, scores
 
+    def _top_k(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Places of the `top_k` largest, and of those that tie with the last of them; None for all."""
+        if not self.top_k:
+            return None
+        least = scores.topk(min(self.top_k, len(scores))).values[-1]
+        return (scores >= least).nonzero()[:, 0]
 
-def _top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
-    kept = scores.topk(min(k, len(scores))).values
-    return scores.masked_fill(scores < kept[-1], -torch.inf)
+    def _top_p(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Places of the largest, as many as have `top_p` of all probability together; None for all."""
+        if self.top_p == 1:
+            return None
+        total = scores.exp().sum(dtype=torch.float64)
+        for count in (*(n for n in FEW if n < len(scores)), len(scores)):
+            largest, places = scores.topk(count)
+            before = (largest.exp() / total).cumsum(0).roll(1)
+            before[0] = 0.0
+            enough = before >= self.top_p
+            if count == len(scores) or enough[-1]:
+                return places[~enough].sort().values
+        return None
 
-
-def _top_p(scores: torch.Tensor, p: float) -> torch.Tensor:
-    ascending, ids = scores.sort()
-    removed = ascending.softmax(-1).cumsum(-1) <= 1 - p
-    removed[-1] = False
-    return scores.masked_fill(torch.empty_like(removed).scatter(0, ids, removed), -torch.inf)
-
-
-def _min_p(scores: torch.Tensor, p: float) -> torch.Tensor:
-    probabilities = scores.softmax(-1)
-    return scores.masked_fill(probabilities < p * probabilities.max(), -torch.inf)
+    def _min_p(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Places of those at least `min_p` times as likely as the likeliest; None for all."""
+        if not self.min_p:
+            return None
+        return (scores >= math.log(self.min_p)).nonzero()[:, 0]
 
 
 def _require(fits: bool, name: str, range_text: str, value: object) -> None:
