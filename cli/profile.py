@@ -24,13 +24,14 @@ def command(devices: tuple[str, ...], quick: bool, output: str, as_json: bool) -
     """
     import msgspec
 
-    from ..hwprofiles.device_names import shared_cores
+    from ..hwprofiles.device_names import check_names, numbered, shared_cores
     from ..hwprofiles.files import check_writable
     from ..hwprofiles.measure import measure
     from ..hwprofiles.storage import save_profile
     from ..hwprofiles.table import profile_tables
 
     check_writable(output)
+    check_names(numbered(devices))
     for line in shared_cores(devices):
         note(line)
     lines: list[str] = []
