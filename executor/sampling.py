@@ -86,9 +86,9 @@ class Sampler:
             before = (largest.exp() / total).cumsum(0).roll(1)
             before[0] = 0.0
             enough = before >= self.top_p
-            if count == len(scores) or enough[-1]:
-                return places[~enough].sort().values
-        return None
+            if enough[-1]:
+                break
+        return places[~enough].sort().values
 
     def _min_p(self, scores: torch.Tensor) -> torch.Tensor | None:
         """Places of those at least `min_p` times as likely as the likeliest; None for all."""

@@ -31,7 +31,7 @@ from .gpu_timing import GpuBench, Launch, start_difference, start_graph
 from .profile import Format, Op
 from .roofline import WEIGHT_BYTES
 
-FEW_ROWS, CHUNK = 16, 512  # what the kernels of decode take at once; a prompt's chunk where all devices are GPUs
+FEW_ROWS, CHUNK = 16, 512  # what the kernels of decode take at once; a prompt's chunk where there are GPUs
 CAPACITY = 8192
 DTYPES: dict[Format, torch.dtype] = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 SHAPES = [  # in, out: projections of models from 135M to 70B, whole and split

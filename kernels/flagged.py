@@ -9,25 +9,10 @@ from __future__ import annotations
 from numba import carray
 
 from .cells import CONCAT
-from .jit import f32, i64, kernel, load_acquire, monotonic_ns, sched_yield, store_release
-from .staging import ABORTED, ARRIVED, SPINS_BEFORE_YIELD, TIMED_OUT
+from .jit import f32, i64, kernel, store_release
+from .staging import ARRIVED, wait
 
 LINE_BYTES = 128
-
-
-@kernel
-def wait_flag(address, number, abort, deadline_ns):  # type: ignore[no-untyped-def]
-    """Until the flag at `address` says `number` or a later one: ARRIVED, ABORTED or TIMED_OUT."""
-    spins = 0
-    while (load_acquire(address) >> 32) < number:
-        spins += 1
-        if spins >= SPINS_BEFORE_YIELD:
-            if load_acquire(abort) != 0:
-                return ABORTED
-            if monotonic_ns() > deadline_ns:
-                return TIMED_OUT
-            sched_yield()
-    return ARRIVED
 
 
 @kernel
@@ -38,7 +23,7 @@ def push_flagged(i, base, base_before, rows, abort, deadline_ns, trouble):  # ty
     readers = carray(i64(i[8]), (i[9],))
     before = (base_before if i[7] else base) + i[6]
     for r in range(readers.size):
-        outcome = wait_flag(readers[r], before, abort, deadline_ns)
+        outcome = wait(readers[r], before << 32, abort, deadline_ns)
         if outcome != ARRIVED:
             trouble[2] = r
             return outcome
@@ -63,7 +48,7 @@ def pull_flagged(i, base, rows, abort, deadline_ns, trouble):  # type: ignore[no
         for p in range(parts.shape[0]):
             if parts[p, 0]:
                 flag = parts[p, 0] + first // i[5] * LINE_BYTES
-                outcome = wait_flag(flag, base + i[6], abort, deadline_ns)
+                outcome = wait(flag, (base + i[6]) << 32, abort, deadline_ns)
                 if outcome != ARRIVED:
                     trouble[2] = p
                     return outcome

@@ -72,9 +72,9 @@ class Scratch:
         each = [matrix for matrices in several for matrix in matrices]
         ordered = [m.weight.places for m in each if m.order is not None and not isinstance(m.weight, torch.Tensor)]
         apart = [matrix.outputs for matrices in several if len(matrices) > 1 for matrix in matrices]
-        written = [written_floats(m.weight, form) for m in each if not isinstance(m.weight, torch.Tensor)]
-        sizes = (max(found, default=0) for found in (ordered, apart, written))
-        counts = next(sizes) * rows, next(sizes) * rows, next(sizes) if rows > FEW_ROWS else 0
+        many = each if rows > FEW_ROWS else []
+        written = [written_floats(m.weight, form) for m in many if not isinstance(m.weight, torch.Tensor)]
+        counts = rows * max(ordered, default=0), rows * max(apart, default=0), max(written, default=0)
         self.placed, self.outputs, self.written = (torch.zeros(n, dtype=form, device=place) for n in counts)
 
     @property
@@ -94,9 +94,9 @@ class Scratch:
         """Where a kernel can write what belongs to `out`, some columns of several rows."""
         if out.is_contiguous():
             return out
+        assert out.dtype is self.outputs.dtype, "only outputs in the format of activations have several matrices"
         rows, wide = out.shape
-        flat = self.outputs[: rows * wide] if out.dtype is self.outputs.dtype else out.new_empty(rows * wide)
-        return flat.view(rows, wide)
+        return self.outputs[: rows * wide].view(rows, wide)
 
 
 def written_floats(weight: grouped.GroupedWeight, form: torch.dtype) -> int:

@@ -6,11 +6,11 @@ import torch
 import triton
 import triton.language as tl
 
-from .grouped import BLOCK, MINIMUMS, GroupedWeight
+from .grouped import BLOCK, GroupedWeight
 from .launch import options, wait
-from .planes import as_minimum, as_scale, plane, table_words
+from .planes import plane_values, table_words
 
-_MINIMUMS, _BLOCK = tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
+_BLOCK = tl.constexpr(BLOCK)
 
 
 @triton.jit(do_not_specialize=["begin", "held", "group_shift", "factor_count", "factor_groups", "skipped"])
@@ -40,11 +40,7 @@ def _embed(
             table, factors, block, group, groups, factor_count, factor_groups, skipped, inside, inside >= 0, SECOND,
             FORMAT,
         )  # fmt: skip
-        value = (
-            plane(w, second, BITS, j, SECOND, ZERO, tl.float32, None, None) * as_scale(pair, factor, FORMAT)[:, None]
-        )
-        if SECOND == _MINIMUMS:
-            value += as_minimum(second, factor, FORMAT)[:, None]
+        value = plane_values(w, pair, second, factor, BITS, j, SECOND, ZERO, FORMAT)
         place = (at * PLANES + j) * RUN + p
         value = tl.where(mine[:, None], value, 0.0)
         tl.store(out + token * width + one[:, None] + place[None, :], value, mask=place[None, :] < width)

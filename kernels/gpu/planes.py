@@ -14,10 +14,10 @@ from functools import lru_cache
 import triton
 import triton.language as tl
 
-from .grouped import BLOCK, ZEROS
+from .grouped import BLOCK, MINIMUMS, ZEROS
 
 AND_OR, AND_XOR = 0xEA, 0x6A  # (a & b) | c, (a & b) ^ c: look-up tables of lop3
-_ZEROS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(BLOCK)
+_ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
 
 
 def _odd_half(bits: int, plane: int, brain: bool) -> bool:
@@ -188,3 +188,17 @@ def as_minimum(second, factor, FORMAT: tl.constexpr):
         return second.to(tl.float32) * as_float(factor >> 16, 0)
     else:
         return as_float(second, FORMAT)
+
+
+@triton.jit
+def plane_values(
+    w, pair, second, factor, BITS: tl.constexpr, PLANE: tl.constexpr, SECOND: tl.constexpr, ZERO: tl.constexpr,
+    FORMAT: tl.constexpr,
+):  # fmt: skip
+    """What the codes of a plane mean: words int16 [rows, run] and what `table_words` gives -> float32 [rows, run]."""
+    values = (
+        plane(w, second, BITS, PLANE, SECOND, ZERO, tl.float32, None, None) * as_scale(pair, factor, FORMAT)[:, None]
+    )
+    if SECOND == _MINIMUMS:
+        values += as_minimum(second, factor, FORMAT)[:, None]
+    return values

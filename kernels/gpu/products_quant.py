@@ -6,14 +6,14 @@ import torch
 import triton
 import triton.language as tl
 
-from .grouped import BLOCK, MINIMUMS, ZEROS, GroupedWeight
+from .grouped import BLOCK, GroupedWeight
 from .launch import options, wait
 from .linear import ROWS
 from .linear_quant import linear
-from .planes import as_minimum, as_scale, plane, table_words
+from .planes import plane_values, table_words
 from .products import many_rows as dense_many_rows
 
-_ZEROS, _MINIMUMS, _BLOCK = tl.constexpr(ZEROS), tl.constexpr(MINIMUMS), tl.constexpr(BLOCK)
+_BLOCK = tl.constexpr(BLOCK)
 FEW_PRODUCTS = 4  # of 16 rows: reading the codes as often costs less than writing the weights out
 
 
@@ -44,11 +44,7 @@ def _floats(
             table, factors, block, group, groups, factor_count, factor_groups, skipped, inside, inside >= 0, SECOND,
             FORMAT,
         )  # fmt: skip
-        value = (
-            plane(w, second, BITS, j, SECOND, ZERO, tl.float32, None, None) * as_scale(pair, factor, FORMAT)[:, None]
-        )
-        if SECOND == _MINIMUMS:
-            value += as_minimum(second, factor, FORMAT)[:, None]
+        value = plane_values(w, pair, second, factor, BITS, j, SECOND, ZERO, FORMAT)
         place = (at * PLANES + j) * RUN + p
         mask = ((row >= 0) & (row < end - begin))[:, None] & (place < K)[None, :]
         tl.store(out + row[:, None] * K + place[None, :], value.to(TYPE), mask=mask)
