@@ -116,7 +116,7 @@ def _try_beside(path: str | Path, target: str) -> None:
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Writes beside `path`, then renames, so that nobody sees half a file. Devices and pipes are written directly."""
+    """Writes beside `path`, then renames, so that nobody sees half a file. Devices are written directly."""
     target = os.path.realpath(path)
     try:
         if _is_device(target):

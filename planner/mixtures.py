@@ -23,6 +23,7 @@ from .units import Units
 
 TIGHT = 0.9  # of a cap
 MOST_PATTERNS, MOST_SETS, MOST_TABLES = 3, 32, 3
+MOST_SHARES = 160  # that layers are counted in, more than models have layers
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class Mixer:
     def _counts(self, base: Split) -> list[int]:
         """Layers of each pattern: the least time for which the bytes fit; none where nothing does."""
         seconds = np.array([self._layer_s(base, pattern) for pattern in self.patterns])
-        each = np.array([self._layer_bytes(pattern) for pattern in self.patterns])
-        return fastest_counts(seconds, each, np.array(self._free_bytes(base)), self.pricer.model.layers)
+        each = np.array([self._layer_bytes(pattern) for pattern in self.patterns], dtype=float)
+        free = np.array(self._free_bytes(base), dtype=float)
+        return fastest_counts(seconds, each, free, self.pricer.model.layers)
 
     def _layer_s(self, base: Split, pattern: LayerPlan) -> float:
         """A layer's part of a stack of its like, tables included, which all patterns have in common."""
@@ -111,20 +113,29 @@ def fastest_counts(seconds: np.ndarray, each: np.ndarray, free: np.ndarray, laye
 
     seconds: [patterns] of a layer; each: [patterns, devices] bytes of one; free: [devices] bytes.
     """
-    best_s, best = np.inf, [0] * len(seconds)
-    counts = np.array(list(_compositions(layers, min(MOST_PATTERNS, len(seconds)))))
+    best_s, best, least = np.inf, [0] * len(seconds), layers * each
+    counts = _all_counts(layers, min(MOST_PATTERNS, len(seconds)))
     order = sorted(range(len(seconds)), key=lambda pattern: seconds[pattern])
     for chosen in map(list, combinations(order, counts.shape[1])):
-        if seconds[chosen].min() * layers >= best_s:
+        if seconds[chosen].min() * layers >= best_s or (least[chosen].min(axis=0) > free).any():
             continue
         taken_s = counts @ seconds[chosen]
-        taken_s[(counts @ each[chosen] > free).any(axis=1)] = np.inf
-        at = int(taken_s.argmin())
-        if taken_s[at] < best_s * (1 - 1e-9):
+        better = np.flatnonzero(taken_s < best_s * (1 - 1e-9))
+        better = better[(counts[better] @ each[chosen] <= free).all(axis=1)]
+        if len(better):
+            at = better[taken_s[better].argmin()]
             best_s, best = float(taken_s[at]), [0] * len(seconds)
             for pattern, count in zip(chosen, counts[at]):
                 best[pattern] = int(count)
     return best
+
+
+def _all_counts(layers: int, parts: int) -> np.ndarray:
+    """[choices, parts]: all ways to share out so many layers; very many go in steps, the largest part has the rest."""
+    shares = np.array(list(_compositions(min(layers, MOST_SHARES), parts)), dtype=float)
+    counts: np.ndarray = np.floor(shares * layers / shares[0].sum())
+    counts[np.arange(len(counts)), shares.argmax(axis=1)] += layers - counts.sum(axis=1)
+    return counts
 
 
 def _compositions(total: int, parts: int) -> Iterator[tuple[int, ...]]:

@@ -39,6 +39,13 @@ def test_the_demo_model_is_timed(tpplan, demo_gguf: Path) -> None:
     for name, (least, most) in told["spread"].items():
         assert 0 < least <= told["measured"][name] <= most
     assert told["measured"]["decode_tokens_per_s"] == pytest.approx(1 / told["measured"]["decode_s_per_token"])
+    done = tpplan("bench", "-p", "8", "-n", "1", "--rounds", "1", "--hardware", "gone.json")
+    assert done.code == 0, done.stderr
+    prefill, speed = (
+        next(line for line in done.stdout.splitlines() if line.startswith(name))
+        for name in ("prefill", "decode, tok/s")
+    )
+    assert prefill.split()[-1] == speed.split()[-1] == "-"
     done = tpplan("bench", "-p", "60", "-n", "20")
     assert done.code == 1
     assert "--context 79" in done.stderr

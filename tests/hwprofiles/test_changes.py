@@ -158,3 +158,9 @@ def test_sixteen_devices_at_most() -> None:
     """Adding ends where the planner does."""
     with pytest.raises(ValueError, match="more than 16"):
         with_machine(load_hardware("10xp40"), "7xrtx3090")
+
+
+def test_an_added_cpu_brings_its_memory() -> None:
+    """The machine with a CPU added is the machine that is named with it: size and bandwidth of host memory."""
+    added, named = with_machine(load_hardware("2xrtx3090"), "cpu:ddr4-2ch"), load_hardware("2xrtx3090+cpu:ddr4-2ch")
+    assert (added.host.memory_bytes, added.host.bytes_per_s) == (named.host.memory_bytes, named.host.bytes_per_s)

@@ -83,3 +83,10 @@ def test_reading_is_bounded(tmp_path: Path) -> None:
             read_small(path)
     with pytest.raises(ValueError, match="larger than"):
         read_small(tmp_path / "huge")
+
+
+def test_a_pipe_is_no_file_to_write(tmp_path: Path) -> None:
+    """Opening one would wait for a reader: refused in one line."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="it is a pipe; name a file"):
+        check_writable(tmp_path / "pipe")

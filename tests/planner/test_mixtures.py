@@ -172,3 +172,15 @@ def test_counts_are_the_fastest_of_all_choices(seed: int) -> None:
         return
     assert tuple(found) in fitting
     assert np.dot(found, seconds) == pytest.approx(min(np.dot(n, seconds) for n in fitting))
+
+
+def test_counts_of_very_many_layers() -> None:
+    """A model of 5,000 layers is shared out in whole, quickly, within what fits."""
+    seconds, each, free = (
+        np.array([1.0, 2.0, 3.0]),
+        np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]]),
+        np.array([4000.0, 8000.0]),
+    )
+    found = fastest_counts(seconds, each, free, 5000)
+    assert sum(found) == 5000
+    assert (np.array(found) @ each <= free).all()

@@ -9,12 +9,14 @@ import msgspec
 import pytest
 from profiles import make_model, make_profile
 
+from tpplan.hwprofiles.machine import load_hardware
 from tpplan.hwprofiles.profile import HardwareProfile, Link
 from tpplan.planner.check import check
 from tpplan.planner.errors import Infeasible, Undecided
-from tpplan.planner.plan import Workload, members, size
+from tpplan.planner.plan import GPU_PREFILL_CHUNK, Workload, members, size
 from tpplan.planner.request import Request
 from tpplan.planner.solve import solve
+from tpplan.planner.wishes import completed
 
 MIB = 2**20
 TINY = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 128, "vocab": 2048}
@@ -199,3 +201,13 @@ def test_devices_that_are_not_used_may_be_as_they_are() -> None:
     """A device with nothing free holds nothing, and the rest is planned."""
     plan = solve(make_model(**TINY), "m", damaged(free_bytes=0), SHORT)
     assert plan.device_use[1].bytes == 0
+
+
+def test_an_unused_cpu_beside_a_gpu_changes_no_figure() -> None:
+    """Prompts are taken in the same chunks whether the CPU is named or not, so the same split is priced alike."""
+    model = make_model(**TINY)
+    chunks = {
+        completed(SHORT, model, load_hardware(machine)).workload.prefill_chunk
+        for machine in ("rtx3090", "rtx3090+cpu:ddr5-12ch")
+    }
+    assert chunks == {GPU_PREFILL_CHUNK}
